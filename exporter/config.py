@@ -2,16 +2,21 @@
 
 Owns the keys, their defaults and what may stand in them. Whether a file that a key names
 can be read is left to the command that needs it: the same configuration serves on two machines.
+
+Pydantic goes through the whole file and collects the faults; each type below says in our words
+what is expected there. A fault between two keys belongs to one of them, so that a further fault
+elsewhere does not hide it.
 """
 
 import ipaddress
+import json
 import os
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, get_args, get_origin
 from urllib.parse import urlsplit
 
 import dns.exception
@@ -23,8 +28,10 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
-    model_validator,
+    ValidationInfo,
+    field_validator,
 )
+from pydantic_core import ErrorDetails
 
 DEFAULT_PATH = Path("/etc/zonerw/zonerw.toml")
 
@@ -42,54 +49,128 @@ class ConfigError(Exception):
 
 # --- values ---------------------------------------------------------------------------------
 
-_DURATION = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m(?!s))?(?:(\d+)s)?(?:(\d+)ms)?", re.ASCII)
-_SECONDS = (86400.0, 3600.0, 60.0, 1.0, 0.001)
+
+def _text(parse: Callable[[str], object], expected: str) -> BeforeValidator:
+    """A string that `parse` turns into the value, or refuses with a ValueError."""
+
+    def validate(value: object) -> object:
+        try:
+            if isinstance(value, str):
+                return parse(value)
+        except ValueError:
+            pass  # the same message as for what is no string at all
+        raise ValueError(expected)
+
+    return BeforeValidator(validate)
 
 
-def _duration(value: object) -> float:
-    """Seconds of a duration as Prometheus writes it."""
-    match = _DURATION.fullmatch(value) if isinstance(value, str) else None
-    seconds = (
-        sum(int(n) * s for n, s in zip(match.groups(), _SECONDS, strict=True) if n)
-        if match
-        else 0.0
-    )
-    if seconds <= 0:
-        raise ValueError('a duration such as "250ms", "30s", "10m" or "1h30m"')
-    return seconds
+def _whole(low: int, high: int) -> BeforeValidator:
+    """A whole number; `true`, which Python takes for 1, is none."""
+
+    def validate(value: object) -> object:
+        if type(value) is int and low <= value <= high:
+            return value
+        raise ValueError(f"a whole number from {low} to {high}")
+
+    return BeforeValidator(validate)
 
 
-def _address(value: object) -> Address:
+def _array(expected: str) -> BeforeValidator:
+    """An array with something in it."""
+
+    def validate(value: object) -> object:
+        if isinstance(value, list | tuple) and value:
+            return value
+        raise ValueError(expected)
+
+    return BeforeValidator(validate)
+
+
+def _once(expected: str) -> AfterValidator:
+    """What may stand in the file only once; the context holds what stood before."""
+
+    def validate(value: object, info: ValidationInfo) -> object:
+        if info.context is not None:
+            if value in info.context:
+                raise ValueError(expected)
+            info.context.add(value)
+        return value
+
+    return AfterValidator(validate)
+
+
+_MILLISECONDS = {
+    "y": 365 * 86_400_000,
+    "w": 7 * 86_400_000,
+    "d": 86_400_000,
+    "h": 3_600_000,
+    "m": 60_000,
+    "s": 1000,
+    "ms": 1,
+}
+_DURATION = re.compile("".join(rf"(?:(\d{{1,12}}){unit})?" for unit in _MILLISECONDS), re.ASCII)
+# Prometheus ends at 292 years, Python's timeouts soon after.
+_LONGEST = 100 * _MILLISECONDS["y"]
+
+
+def _seconds(text: str) -> float:
+    """A duration as Prometheus writes it."""
+    match = _DURATION.fullmatch(text)
+    if match is None:
+        raise ValueError(text)
+    units = zip(match.groups("0"), _MILLISECONDS.values(), strict=True)
+    milliseconds = sum(int(number) * unit for number, unit in units)
+    if not 0 < milliseconds <= _LONGEST:
+        raise ValueError(text)
+    return milliseconds / 1000
+
+
+def _plain(address: Address) -> Address:
+    """An address that can stand in a zone, a URL and a metric, and is spelt in one way only."""
+    if address.is_unspecified or address.is_multicast:
+        raise ValueError("the address of one machine")
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped:
+        raise ValueError(f'the IPv4 address itself, "{address.ipv4_mapped}"')
+    if isinstance(address, ipaddress.IPv6Address) and address.scope_id:
+        raise ValueError("an address that needs no scope")
+    return address
+
+
+def _matching(pattern: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if not re.fullmatch(pattern, text, re.ASCII):
+            raise ValueError(text)
+        return text
+
+    return parse
+
+
+def _absolute(text: str) -> Path:
+    if "\0" in text or not Path(text).is_absolute():
+        raise ValueError(text)
+    return Path(text)
+
+
+def _url(text: str) -> str:
+    parts = urlsplit(text)  # which skips tabs and line ends without a word
+    if (
+        not re.fullmatch("[!-~]+", text)
+        or parts.scheme not in ("http", "https")
+        or not parts.hostname
+        or parts.port == 0
+    ):
+        raise ValueError(text)
+    return text
+
+
+def _key_name(text: str) -> str:
     try:
-        if isinstance(value, str):
-            return ipaddress.ip_address(value)
-    except ValueError:
-        pass  # the same message as for what is no string at all
-    raise ValueError('an IPv4 or IPv6 address such as "192.0.2.1"')
-
-
-def _name(value: str) -> str:
-    if not re.fullmatch(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?", value, re.ASCII):
-        raise ValueError("a name of lower-case letters, digits and inner hyphens")
-    return value
-
-
-def _absolute(value: object) -> Path:
-    if not isinstance(value, str) or not Path(value).is_absolute():
-        raise ValueError('an absolute path such as "/etc/zonerw/zones"')
-    return Path(value)
-
-
-def _http_url(value: object, *, expected: str = 'a URL such as "http://www.example.org/"') -> str:
-    try:
-        if isinstance(value, str):
-            parts = urlsplit(value)
-            _ = parts.port  # a port out of range shows itself only here
-            if parts.scheme in ("http", "https") and parts.hostname:
-                return value
-    except ValueError:
-        pass  # the same message as for what is no string at all
-    raise ValueError(expected)
+        name = dns.name.from_text(text)
+    except dns.exception.DNSException as error:
+        raise ValueError(text) from error
+    if name == dns.name.root:
+        raise ValueError(text)
+    return text
 
 
 @dataclass(frozen=True)
@@ -109,28 +190,12 @@ class Listen:
         return f"{host}:{self.port}"
 
 
-def _listen(value: object) -> Listen:
-    match = (
-        re.fullmatch(r"\[?([0-9a-fA-F.:]+?)\]?:(\d{1,5})", value)
-        if isinstance(value, str)
-        else None
-    )
-    try:
-        if match and 0 < int(match[2]) < 2**16:
-            return Listen(str(ipaddress.ip_address(match[1])), int(match[2]))
-    except ValueError:
-        pass  # the same message as for what is no string at all
-    raise ValueError('an address and a port such as "127.0.0.1:9853" or "[::1]:9853"')
-
-
-def _key_name(value: object) -> str:
-    try:
-        if isinstance(value, str) and value:
-            dns.name.from_text(value)
-            return value
-    except dns.exception.DNSException:
-        pass  # the same message as for what is no string at all
-    raise ValueError('the name of a TSIG key such as "transfer"')
+def _listen(text: str) -> Listen:
+    match = re.fullmatch(r"(?:\[([0-9a-f:.]+)\]|([0-9.]+)):(\d{1,5})", text, re.ASCII | re.I)
+    if not match or not 0 < int(match[3]) < 2**16:
+        raise ValueError(text)
+    host = ipaddress.IPv6Address(match[1]) if match[1] else ipaddress.IPv4Address(match[2])
+    return Listen(str(host), int(match[3]))
 
 
 def _one_of_each_family(addresses: tuple[Address, ...]) -> tuple[Address, ...]:
@@ -139,16 +204,53 @@ def _one_of_each_family(addresses: tuple[Address, ...]) -> tuple[Address, ...]:
     return addresses
 
 
-Duration = Annotated[float, BeforeValidator(_duration)]
-IP = Annotated[Address, BeforeValidator(_address)]
-Name = Annotated[str, AfterValidator(_name)]
-AbsolutePath = Annotated[Path, BeforeValidator(_absolute)]
-Port = Annotated[int, Field(ge=1, le=65535, strict=True)]
+def _no_two_alike(addresses: tuple[Address, ...]) -> tuple[Address, ...]:
+    if len(set(addresses)) < len(addresses):
+        raise ValueError("each address once")
+    return addresses
+
+
+def _at_least_one(servers: dict[str, Any]) -> dict[str, Any]:
+    if not servers:
+        raise ValueError("at least one server such as [servers.main]")
+    return servers
+
+
+Duration = Annotated[
+    float,
+    _text(_seconds, 'a duration such as "250ms", "30s" or "1h30m", from 1ms to 100y'),
+]
+IP = Annotated[
+    Address,
+    _text(ipaddress.ip_address, 'an IPv4 or IPv6 address such as "192.0.2.1" or "2001:db8::1"'),
+    AfterValidator(_plain),
+]
+Name = Annotated[
+    str,
+    _text(
+        _matching("[a-z0-9]([a-z0-9-]*[a-z0-9])?"),
+        "a name of lower-case letters, digits and inner hyphens",
+    ),
+]
+NameserverName = Annotated[Name, _once("a name that no other nameserver has")]
+AbsolutePath = Annotated[Path, _text(_absolute, 'an absolute path such as "/etc/zonerw/zones"')]
+Port = Annotated[int, _whole(1, 65535)]
 Command = Annotated[
-    tuple[Annotated[str, Field(min_length=1, strict=True)], ...], Field(min_length=1)
+    tuple[Annotated[str, _text(_matching(r"[^\0]+"), "a word of a command, in quotes")], ...],
+    _array('a command and its arguments such as ["nsd-control", "-c", "/etc/nsd/nsd.conf"]'),
+]
+ListenAddress = Annotated[
+    Listen, _text(_listen, 'an address and a port such as "127.0.0.1:9853" or "[::1]:9853"')
 ]
 Addresses = Annotated[
-    tuple[IP, ...], Field(min_length=1, max_length=2), AfterValidator(_one_of_each_family)
+    tuple[Annotated[IP, _once("an address of this server alone, given once")], ...],
+    _array('one or two addresses such as ["192.0.2.1", "2001:db8::1"]'),
+    AfterValidator(_one_of_each_family),
+]
+LookedAt = Annotated[
+    tuple[IP, ...],
+    _array('the addresses where probes go instead, such as ["127.0.0.1"]'),
+    AfterValidator(_no_two_alike),
 ]
 
 
@@ -162,7 +264,7 @@ class _Section(BaseModel):
 class Check(_Section):
     """How it is told that a server does its work: GET `url`, status 200."""
 
-    url: Annotated[str, BeforeValidator(_http_url)]
+    url: Annotated[str, _text(_url, 'a URL such as "http://www.example.org/index.html"')]
 
 
 class Server(_Section):
@@ -170,7 +272,7 @@ class Server(_Section):
 
     addresses: Addresses
     checks: dict[Name, Check] = {}
-    look_at: Annotated[tuple[IP, ...], Field(min_length=1)] | None = None
+    look_at: LookedAt | None = None
 
     @property
     def ipv4(self) -> ipaddress.IPv4Address | None:
@@ -201,11 +303,12 @@ class Zones(_Section):
     sources: AbsolutePath
     published: AbsolutePath
 
-    @model_validator(mode="after")
-    def _apart(self) -> "Zones":
-        if self.sources == self.published:
-            raise ValueError("sources and published in two different folders")
-        return self
+    @field_validator("published")
+    @classmethod
+    def _apart(cls, published: Path, info: ValidationInfo) -> Path:
+        if published == info.data.get("sources"):
+            raise ValueError("another folder than sources")
+        return published
 
 
 class Nameserver(_Section):
@@ -218,7 +321,7 @@ class Nameserver(_Section):
 class Primary(Nameserver):
     """The nameserver on this machine that loads the published zones."""
 
-    name: Name = "primary"
+    name: NameserverName = Field(default="primary", validate_default=True)
     kind: Literal["nsd"]
     control: Command = ("nsd-control",)
     checker: Command = ("nsd-checkzone",)
@@ -227,7 +330,7 @@ class Primary(Nameserver):
 class Tsig(_Section):
     """A key that signs messages to a nameserver (RFC 8945)."""
 
-    name: Annotated[str, BeforeValidator(_key_name)]
+    name: Annotated[str, _text(_key_name, 'the name of a TSIG key such as "transfer"')]
     algorithm: Literal["hmac-sha256", "hmac-sha384", "hmac-sha512", "hmac-sha224", "hmac-sha1"] = (
         "hmac-sha256"
     )
@@ -243,40 +346,47 @@ class Secondary(Nameserver):
 class Alertmanager(_Section):
     """Whom to ask which alerts are active, and how often."""
 
-    url: Annotated[str, BeforeValidator(_http_url)]
+    url: Annotated[str, _text(_url, 'a URL such as "http://127.0.0.1:9093"')]
     poll: Duration = 5.0
 
 
 class Policy(_Section):
     """How much evidence a switch takes."""
 
-    looks: Annotated[int, Field(ge=1, le=100, strict=True)] = 3
+    looks: Annotated[int, _whole(1, 100)] = 3
     every: Duration = 5.0
 
 
 class Exporter(_Section):
     """The exporter's own settings."""
 
-    listen: Annotated[Listen, BeforeValidator(_listen)] = Listen("127.0.0.1", 9853)
+    listen: ListenAddress = Listen("127.0.0.1", 9853)
 
 
 class Actions(_Section):
     """The settings of actions."""
 
-    listen: Annotated[Listen, BeforeValidator(_listen)] = Listen("127.0.0.1", 9854)
     state: AbsolutePath = Path("/var/lib/zonerw")
     webhook_token_file: AbsolutePath | None = None
-    operator_token_file: AbsolutePath | None = None
+    operator_token_file: AbsolutePath | None = Field(default=None, validate_default=True)
+    listen: ListenAddress = Listen("127.0.0.1", 9854)
 
-    @model_validator(mode="after")
-    def _guarded(self) -> "Actions":
-        if (self.webhook_token_file is None) != (self.operator_token_file is None):
+    @field_validator("operator_token_file")
+    @classmethod
+    def _both_or_neither(cls, operator: Path | None, info: ValidationInfo) -> Path | None:
+        webhook = info.data.get("webhook_token_file", "faulty, but there")
+        if (webhook is None) != (operator is None):
             raise ValueError("both webhook_token_file and operator_token_file, or neither")
-        if self.webhook_token_file is None and not self.listen.is_loopback:
-            raise ValueError(
-                f"token files, because listen = {str(self.listen)!r} is not a loopback address"
-            )
-        return self
+        return operator
+
+    @field_validator("listen")
+    @classmethod
+    def _guarded(cls, listen: Listen, info: ValidationInfo) -> Listen:
+        keys = ("webhook_token_file", "operator_token_file")
+        tokens = any(info.data.get(key, "faulty, but there") for key in keys)
+        if not tokens and not listen.is_loopback:
+            raise ValueError("token files, or a loopback address such as 127.0.0.1")
+        return listen
 
 
 @dataclass(frozen=True)
@@ -304,19 +414,20 @@ class Config:
         return {self.primary.name: self.primary, **self.secondaries}
 
 
-# --- reading --------------------------------------------------------------------------------
+class _File(_Section):
+    """The keys of the file; the primary's name is read before the secondaries'."""
 
-_KEYS = (
-    "servers",
-    "zones",
-    "primary",
-    "secondaries",
-    "alertmanager",
-    "policy",
-    "exporter",
-    "actions",
-)
-_REQUIRED = ("servers", "zones", "primary")
+    servers: Annotated[dict[Name, Server], AfterValidator(_at_least_one)]
+    zones: Zones
+    primary: Primary
+    secondaries: dict[NameserverName, Secondary] = {}
+    alertmanager: Alertmanager | None = None
+    policy: Policy = Policy()
+    exporter: Exporter = Exporter()
+    actions: Actions = Actions()
+
+
+# --- reading --------------------------------------------------------------------------------
 
 
 def path_from(option: Path | None, environment: Mapping[str, str] = os.environ) -> Path:
@@ -327,127 +438,78 @@ def path_from(option: Path | None, environment: Mapping[str, str] = os.environ) 
 def read(path: Path) -> Config:
     """Read and check the file; `ConfigError` carries every fault."""
     tree = _parse(path)
-    faults = [
-        f"{key}: unknown key; expected one of {_list(_KEYS)}" for key in tree if key not in _KEYS
-    ]
-    faults += [f"{key}: missing" for key in _REQUIRED if key not in tree]
-    reader = _Reader(tree, faults)
-    servers = reader.table("servers", Server)
-    zones = reader.section("zones", Zones)
-    primary = reader.section("primary", Primary)
-    secondaries = reader.table("secondaries", Secondary)
-    alertmanager = reader.section("alertmanager", Alertmanager)
-    policy = reader.section("policy", Policy) or Policy()
-    exporter = reader.section("exporter", Exporter) or Exporter()
-    actions = reader.section("actions", Actions) or Actions()
-    faults += _shared_addresses(servers)
-    if primary and primary.name in secondaries:
-        faults.append(f"secondaries.{primary.name}: that is the primary's name; expected another")
-    if faults or zones is None or primary is None:
-        raise ConfigError(path, faults)
-    return Config(
-        path, servers, zones, primary, secondaries, alertmanager, policy, exporter, actions
-    )
+    try:
+        file = _File.model_validate(tree, context=set())
+    except ValidationError as error:
+        faults = error.errors()
+        order = {section: n for n, section in enumerate(tree)}
+        faults.sort(key=lambda fault: order.get(str(fault["loc"][0]), len(order)))
+        raise ConfigError(path, [_sentence(fault) for fault in faults]) from error
+    return Config(path, **dict(file))
 
 
 def _parse(path: Path) -> dict[str, Any]:
+    content = b""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        content = path.read_bytes()
+        return tomllib.loads(content.decode())
     except FileNotFoundError as error:
-        raise ConfigError(path, ["no such file; expected the configuration"]) from error
+        fault = "no such file; name the configuration with --config or ZONERW_CONFIG"
+        raise ConfigError(path, [fault]) from error
     except OSError as error:
         raise ConfigError(path, [f"can't be read: {error.strerror}"]) from error
     except UnicodeDecodeError as error:
-        raise ConfigError(path, [f"byte {error.start} is not UTF-8; expected TOML"]) from error
-    except tomllib.TOMLDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise ConfigError(path, [f"line {line}: not UTF-8; expected TOML, which is"]) from error
+    except ValueError as error:  # TOMLDecodeError, and what it lets through, as endless numbers
         raise ConfigError(path, [f"not TOML: {error}"]) from error
 
 
-_Model = TypeVar("_Model", bound=_Section)
+def _sentence(fault: ErrorDetails) -> str:
+    """Place, what was given, what was expected."""
+    loc = fault["loc"]
+    match fault["type"]:
+        case "missing":
+            return f"{_place(loc)}: missing"
+        case "extra_forbidden":
+            return f"{_place(loc)}: unknown key; expected {_any_of(_keys_beside(loc))}"
+        case "model_type" | "dict_type":
+            return f"{_place(loc)}: expected a table"
+        case "literal_error":
+            expected = fault["ctx"]["expected"].replace("'", '"')
+        case _:
+            expected = str(fault["ctx"]["error"])
+    if loc[-1] == "[key]":
+        loc = loc[:-2]  # what was given is the key itself
+    if fault["input"] is None:  # which TOML hasn't: it is the default
+        return f"{_place(loc)}: missing; expected {expected}"
+    given = json.dumps(fault["input"], ensure_ascii=False, default=str)
+    return f"{_place(loc)}: {given}; expected {expected}"
 
 
-class _Reader:
-    """Reads sections one by one, so that a fault in one hides none in another."""
-
-    def __init__(self, tree: dict[str, Any], faults: list[str]) -> None:
-        self._tree = tree
-        self._faults = faults
-
-    def section(self, key: str, model: type[_Model]) -> _Model | None:
-        return self._model(key, model, self._tree[key]) if key in self._tree else None
-
-    def table(self, key: str, model: type[_Model]) -> dict[str, _Model]:
-        """A table of tables, one model each; its keys are names."""
-        entries = self._tree.get(key, {})
-        if not isinstance(entries, dict):
-            self._faults.append(f"{key}: expected a table")
-            return {}
-        if key in _REQUIRED and key in self._tree and not entries:
-            self._faults.append(f"{key}: empty; expected at least one [{key}.NAME]")
-        read = {}
-        for name, entry in entries.items():
-            place = f"{key}.{name}"
-            try:
-                _name(name)
-            except ValueError as error:
-                self._faults.append(f"{place}: expected {error}")
-            one = self._model(place, model, entry)
-            if one is not None:
-                read[name] = one
-        return read
-
-    def _model(self, place: str, model: type[_Model], entry: object) -> _Model | None:
-        try:
-            return model.model_validate(entry)
-        except ValidationError as error:
-            self._faults += _faults(place, model, error)
-            return None
-
-
-def _faults(place: str, model: type[_Section], error: ValidationError) -> Iterator[str]:
-    for one in error.errors():
-        where = place + "".join(
-            f"[{part}]" if isinstance(part, int) else f".{part}"
-            for part in one["loc"]
-            if part != "[key]"
-        )
-        kind, given = one["type"], one["input"]
-        if kind == "missing":
-            yield f"{where}: missing"
-        elif kind == "extra_forbidden":
-            # The fault's own section is not known here below the first level; its keys are.
-            known = f"; expected one of {_list(model.model_fields)}" if len(one["loc"]) == 1 else ""
-            yield f"{where}: unknown key{known}"
-        elif kind == "value_error" and not isinstance(given, dict | list | tuple):
-            yield f"{where}: {given!r}; expected {one['ctx']['error']}"
-        elif kind == "value_error":
-            yield f"{where}: expected {one['ctx']['error']}"
-        elif kind in ("model_type", "dict_type"):
-            yield f"{where}: expected a table"
-        elif kind == "literal_error":
-            yield f"{where}: {given!r}; expected {one['ctx']['expected']}"
-        elif isinstance(given, dict | list | tuple):
-            yield f"{where}: {_sentence(one['msg'])}"
+def _place(loc: tuple[int | str, ...]) -> str:
+    """The key as TOML spells it."""
+    place = ""
+    for part in loc:
+        if isinstance(part, int):
+            place += f"[{part}]"
         else:
-            yield f"{where}: {given!r}; {_sentence(one['msg'])}"
+            bare = re.fullmatch("[A-Za-z0-9_-]+", part)
+            place += "." + (part if bare else json.dumps(part, ensure_ascii=False))
+    return place.removeprefix(".")
 
 
-def _sentence(message: str) -> str:
-    """Pydantic's message in this file's manner."""
-    return message.replace("Input should be", "expected").replace("Tuple should have", "expected")
+def _keys_beside(loc: tuple[int | str, ...]) -> Iterable[str]:
+    """The keys of the section that holds `loc`, found from the top of the file downwards."""
+    here: Any = _File
+    for part in loc[:-1]:
+        named = get_origin(here) is dict
+        here = get_args(here)[1] if named else here.model_fields[part].annotation
+        if type(None) in get_args(here):
+            here = get_args(here)[0]
+    return tuple(here.model_fields)
 
 
-def _shared_addresses(servers: Mapping[str, Server]) -> Iterator[str]:
-    owner: dict[Address, str] = {}
-    for name, server in servers.items():
-        for address in server.addresses:
-            first = owner.setdefault(address, name)
-            if first != name:
-                yield (
-                    f"servers.{name}.addresses: {address} is also an address of"
-                    f" servers.{first}; expected no two servers to share one"
-                )
-
-
-def _list(keys: Mapping[str, object] | tuple[str, ...]) -> str:
-    return ", ".join(keys)
+def _any_of(keys: Iterable[str]) -> str:
+    *most, last = keys
+    return f"{', '.join(most)} or {last}" if most else last

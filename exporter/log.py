@@ -7,7 +7,11 @@ import time
 from logfmter import Logfmter
 
 
-def to_stderr(level: int = logging.INFO) -> None:
+INFO = logging.INFO
+WARNING = logging.WARNING
+
+
+def to_stderr(level: int = INFO) -> None:
     """Send every logger's lines to standard error, one fact with its fields a line."""
     formatter = Logfmter(
         keys=["at", "level"],

@@ -1,0 +1,125 @@
+"""`python -m actions`, the daemon: reads the files it needs, wires the parts, serves."""
+
+import argparse
+import logging
+import signal
+import socket
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+import uvicorn
+
+from actions import auth, notify
+from actions.app import create_app
+from actions.converge import Converger, Forced, Outcome, Trigger
+from actions.metrics import Metrics
+from actions.notify import Follower
+from actions.state import StateError
+from actions.worker import Worker
+from exporter import config as configuration
+from exporter import log as logs
+from exporter.config import Config
+
+log = logging.getLogger(__name__)
+
+_GRACE_SECONDS = 2  # for answers under way when we are told to stop
+
+
+def follow(config: Config, metrics: Metrics) -> list[Follower]:
+    """Make a follower for each secondary; KeyFileError if its key can't be read."""
+    observer = metrics.observer()
+    return [
+        Follower(
+            name, secondary, notify.read_key(secondary.tsig) if secondary.tsig else None, observer
+        )
+        for name, secondary in config.secondaries.items()
+    ]
+
+
+def serials_seen(followers: Sequence[Follower]) -> Mapping[str, Mapping[str, int]]:
+    """Nameserver -> zone -> the serial it answered with last."""
+    return {follower.name: follower.serials() for follower in followers}
+
+
+def run(config: Config) -> int:
+    """Serve until told to stop; returns the exit status."""
+    logs.to_stderr()
+    metrics = Metrics(config)
+    try:
+        tokens = auth.read_tokens(config.actions)
+        followers = follow(config, metrics)
+        converger = Converger(config, metrics, lambda: serials_seen(followers))
+        converger.prepare()
+    except (auth.TokenFileError, notify.KeyFileError, StateError) as error:
+        log.error("can't start", extra={"reason": str(error)})  # noqa: TRY400 - no traceback
+        return 2
+
+    def converge(trigger: Trigger, forced: Forced | None) -> Outcome:
+        outcome = converger.run(trigger, forced)
+        for follower in followers:
+            follower.want(outcome.served)
+        return outcome
+
+    alertmanager, policy = config.alertmanager, config.policy
+    worker = Worker(converge, alertmanager.poll if alertmanager else policy.every)
+    listening = _listen(config)
+    if listening is None:
+        return 1
+    for follower in followers:
+        follower.start()
+    worker.start()
+    app = create_app(config, tokens, metrics, worker, followers)
+    server = uvicorn.Server(
+        uvicorn.Config(
+            app,
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=_GRACE_SECONDS,
+        )
+    )
+    # uvicorn ends in good order and then raises the signal again, for whoever handled it before.
+    signal.signal(signal.SIGTERM, _end)
+    log.info("listening", extra={"address": str(config.actions.listen)})
+    try:
+        server.run(sockets=[listening])
+    except KeyboardInterrupt:
+        return 130
+    finally:
+        worker.stop()
+        for follower in followers:
+            follower.stop()
+    return 0
+
+
+def _listen(config: Config) -> socket.socket | None:
+    where = config.actions.listen
+    family = socket.AF_INET6 if ":" in where.host else socket.AF_INET
+    try:
+        return socket.create_server((where.host, where.port), family=family, backlog=2048)
+    except OSError as error:
+        log.error("can't listen", extra={"address": str(where), "reason": error.strerror})  # noqa: TRY400
+        return None
+
+
+def _end(_signal: int, _frame: FrameType | None) -> NoReturn:
+    sys.exit(0)
+
+
+def main() -> NoReturn:
+    """Run with the command line's configuration."""
+    parser = argparse.ArgumentParser(prog="python -m actions", description=__doc__)
+    parser.add_argument("--config", type=Path, metavar="FILE")
+    try:
+        config = configuration.read(configuration.path_from(parser.parse_args().config))
+    except configuration.ConfigError as error:
+        print(error, file=sys.stderr)  # noqa: T201 - before there is a log
+        sys.exit(2)
+    sys.exit(run(config))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,170 @@
+"""The HTTP interface of actions: routes and status codes.
+
+Owns how an outcome is said over HTTP. Tokens and sizes are checked before, in auth; what happens
+is the worker's.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from typing import Any, Literal
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, PlainTextResponse
+from prometheus_client import exposition
+from pydantic import BaseModel, ConfigDict
+from starlette.types import ASGIApp
+
+from actions.auth import Gate, Tokens
+from actions.converge import Forced, Outcome
+from actions.metrics import Metrics
+from actions.notify import Follower, Serves
+from actions.payload import Payload
+from actions.state import StateError
+from actions.witness import DOWN_ALERTS
+from actions.worker import Worker
+from exporter.config import Config
+
+log = logging.getLogger(__name__)
+
+# Alertmanager cancels a notification after 10 s and posts it anew.
+_ANSWER_SECONDS = 7.0
+
+
+class Rewrite(BaseModel):
+    """The body of POST /rewrite."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    mode: Literal["minimal", "forced"]
+    zones: tuple[str, ...] = ()
+
+
+def create_app(
+    config: Config,
+    tokens: Tokens,
+    metrics: Metrics,
+    worker: Worker,
+    followers: Sequence[Follower],
+) -> ASGIApp:
+    """Make the app, guarded by tokens."""
+    app = FastAPI(title="zonerw actions", docs_url=None, redoc_url=None, openapi_url=None)
+    app.add_exception_handler(RequestValidationError, _malformed)
+
+    @app.post("/webhook")
+    async def webhook(payload: Payload) -> JSONResponse:
+        ours = [a for a in payload.alerts if a.labels.get("alertname") in DOWN_ALERTS]
+        unknown = {a.labels.get("server", "") for a in ours} - set(config.servers)
+        if unknown:
+            error = f"unknown server: {', '.join(map(repr, sorted(unknown)))}"
+            return JSONResponse(
+                {"error": f"{error}; expected one of {', '.join(config.servers)}"}, 422
+            )
+        for alert in ours:
+            metrics.webhook_alerts.labels(alert.labels["alertname"], alert.status).inc()
+        if not ours:
+            return JSONResponse({"ignored": "no alert of ours"})
+        return await _answer(worker.wake(), followers)
+
+    @app.post("/rewrite")
+    async def rewrite(request: Rewrite) -> JSONResponse:
+        if request.mode == "minimal" and request.zones:
+            return JSONResponse({"error": 'zones: only with mode "forced"'}, 422)
+        forced = Forced(request.zones) if request.mode == "forced" else None
+        return await _answer(worker.request(forced), followers, requested=request)
+
+    @app.get("/metrics")
+    def metrics_page(request: Request) -> Response:
+        encode, content_type = exposition.choose_encoder(request.headers.get("accept", ""))
+        return Response(encode(metrics.registry), headers={"Content-Type": content_type})
+
+    @app.get("/-/healthy")
+    def healthy() -> PlainTextResponse:
+        return PlainTextResponse("healthy\n")
+
+    @app.get("/-/ready")
+    def ready() -> PlainTextResponse:
+        if worker.has_run:
+            return PlainTextResponse("ready\n")
+        return PlainTextResponse("the first run has not ended\n", 503)
+
+    return Gate(app, tokens)
+
+
+async def _malformed(_: Request, error: Exception) -> JSONResponse:
+    """Say what is wrong with a body: the place and what was expected."""
+    assert isinstance(error, RequestValidationError)  # noqa: S101 - registered for nothing else
+    return JSONResponse(
+        {
+            "error": "; ".join(
+                f"{'.'.join(str(part) for part in one['loc'])}: {one['msg']}"
+                for one in error.errors()
+            )
+        },
+        422,
+    )
+
+
+async def _answer(
+    run: Future[Outcome], followers: Sequence[Follower], *, requested: Rewrite | None = None
+) -> JSONResponse:
+    """Answer in time, with what the run came to or that it goes on.
+
+    A person wants to see the secondaries too; Alertmanager only whether a retry would help.
+    """
+    deadline = time.monotonic() + _ANSWER_SECONDS
+    try:
+        outcome = await asyncio.wait_for(
+            asyncio.shield(asyncio.wrap_future(run)), deadline - time.monotonic()
+        )
+    except TimeoutError:
+        return JSONResponse({"goes_on": "the run has not ended yet"}, 202)
+    except StateError as error:
+        return JSONResponse({"error": f"step state: {error}"}, 503)
+    if requested:
+        await asyncio.gather(
+            *(asyncio.to_thread(follower.wait, deadline) for follower in followers)
+        )
+    return JSONResponse(said(outcome, followers), _status(outcome, requested))
+
+
+def _status(outcome: Outcome, requested: Rewrite | None) -> int:
+    # A forced rewrite is done whoever serves: it needs no witness.
+    undecided = outcome.missing and not (requested and requested.mode == "forced")
+    if outcome.failed or undecided:
+        return 503
+    return 422 if outcome.refused else 200
+
+
+def said(outcome: Outcome, followers: Sequence[Follower]) -> Mapping[str, Any]:
+    """Put an outcome into the words of the interface."""
+    return {
+        "serving": outcome.meant.server,
+        "since": outcome.meant.since.isoformat(timespec="seconds"),
+        "why": outcome.meant.why,
+        "switched_from": outcome.switched_from,
+        "missing": outcome.missing,
+        "zones": {
+            name: {
+                "serial": its.serial,
+                "written": its.written,
+                "failed": its.failed,
+                "reason": its.reason,
+            }
+            for name, its in sorted(outcome.zones.items())
+        },
+        "secondaries": {
+            follower.name: {
+                name: {
+                    "serial": seen.serial,
+                    "serves": isinstance(seen, Serves),
+                    "reason": "" if isinstance(seen, Serves) else seen.reason,
+                }
+                for name, seen in sorted(follower.seen().items())
+            }
+            for follower in followers
+        },
+    }

@@ -1,0 +1,142 @@
+"""`zonerw`, the operator's command."""
+
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import click
+import typer
+
+from actions import __main__ as daemon
+from actions import notify
+from actions.converge import Converger, Forced, Outcome
+from actions.metrics import Metrics
+from actions.notify import Follower, Serves
+from actions.state import StateError
+from exporter import __main__ as exporter_main
+from exporter import config as configuration
+from exporter import log as logs
+from exporter.config import Config
+
+# A secondary that can be reached has the zones well before; one that can't is reported.
+_FOLLOW_SECONDS = 10.0
+_FOLLOW_UNCHANGED_SECONDS = 2.0
+
+cli = typer.Typer(
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    no_args_is_help=True,
+    help="Failover by DNS: the zones point at the backup while main is down.",
+)
+
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        metavar="FILE",
+        help=f"The configuration; default: $ZONERW_CONFIG, else {configuration.DEFAULT_PATH}.",
+    ),
+]
+
+
+@cli.command()
+def exporter(config: ConfigOption = None) -> None:
+    """Publish the health and the DNS serials of both servers for Prometheus."""
+    raise typer.Exit(exporter_main.run(_read(config)))
+
+
+@cli.command()
+def actions(config: ConfigOption = None) -> None:
+    """Rewrite the zones when main goes down or comes back: the daemon."""
+    raise typer.Exit(daemon.run(_read(config)))
+
+
+@cli.command()
+def rewrite(
+    zones: Annotated[
+        list[str] | None, typer.Argument(metavar="[ZONE…]", show_default=False)
+    ] = None,
+    *,
+    forced: Annotated[
+        bool, typer.Option("--forced", help="Accept the edited sources and publish them anew.")
+    ] = False,
+    config: ConfigOption = None,
+) -> None:
+    """Decide which server to serve, and rewrite the zones where that changes them."""
+    if zones and not forced:
+        raise click.UsageError("zones can be named with --forced only")
+    raise typer.Exit(_rewrite(_read(config), Forced(tuple(zones or ())) if forced else None))
+
+
+def main() -> NoReturn:
+    """Run the command line; exit status 2 is wrong usage, 130 interrupted."""
+    try:
+        status = cli(standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        sys.exit(130)
+    sys.exit(status)
+
+
+def _read(path: Path | None) -> Config:
+    try:
+        return configuration.read(configuration.path_from(path))
+    except configuration.ConfigError as error:
+        typer.echo(error, err=True)
+        raise typer.Exit(2) from error
+
+
+def _rewrite(config: Config, forced: Forced | None) -> int:
+    logs.to_stderr(logs.WARNING)
+    metrics = Metrics(config)
+    try:
+        followers = daemon.follow(config, metrics)
+        converger = Converger(config, metrics, lambda: daemon.serials_seen(followers))
+        converger.prepare()
+    except (notify.KeyFileError, StateError) as error:
+        typer.echo(error, err=True)
+        return 2
+    try:
+        outcome = converger.run("request", forced)
+    except StateError as error:
+        typer.echo(error, err=True)
+        return 1
+    changed = any(its.written for its in outcome.zones.values())
+    _follow(followers, outcome, _FOLLOW_SECONDS if changed else _FOLLOW_UNCHANGED_SECONDS)
+    if changed or forced or outcome.failed or sys.stdout.isatty():
+        _show(outcome, followers)
+    undecided = outcome.missing is not None and forced is None
+    return 1 if outcome.failed or outcome.refused or undecided else 0
+
+
+def _follow(followers: list[Follower], outcome: Outcome, seconds: float) -> None:
+    until = time.monotonic() + seconds
+    for follower in followers:
+        follower.want(outcome.served)
+        follower.start()
+    for follower in followers:
+        follower.wait(until)
+    for follower in followers:
+        follower.stop()
+
+
+def _show(outcome: Outcome, followers: list[Follower]) -> None:
+    """Say what became of each zone; silent in a cron job that had nothing to do."""
+    meant = outcome.meant
+    typer.echo(f"serving {meant.server} since {meant.since:%Y-%m-%d %H:%M:%S} UTC: {meant.why}")
+    for name, its in sorted(outcome.zones.items()):
+        if its.failed:
+            typer.echo(f"{name}: {its.failed} failed: {its.reason}", err=True)
+        if its.serial is not None:
+            typer.echo(f"{name} {its.serial} {'published' if its.written else 'unchanged'}")
+        for follower in followers:
+            seen = follower.seen().get(name)
+            if isinstance(seen, Serves):
+                typer.echo(f"  {follower.name} serves it")
+            elif seen is not None:
+                at = "" if seen.serial is None else f" at {seen.serial}"
+                typer.echo(f"  {follower.name} not yet{at}: {seen.reason}")

@@ -1,0 +1,369 @@
+"""decide > accept > render > write > reload > verify: brings what is published to what is meant.
+
+Level-triggered: the same run on a webhook, on a timer, by hand and at the start; it changes nothing
+where there is nothing to change, and a run that was killed is finished by the next. Owns the order
+of the steps and what becomes of each zone. Following the secondaries comes after it, elsewhere.
+"""
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+from dns.rdtypes.ANY.SOA import SOA
+from dns.serial import Serial
+
+from actions import files, nameserver, witness, zone
+from actions.accept import accept
+from actions.decide import decide
+from actions.metrics import Metrics
+from actions.state import Meant, State, StateError
+from exporter import soa, zonefile
+from exporter.config import Config
+
+log = logging.getLogger(__name__)
+
+Trigger = Literal["start", "webhook", "timer", "request"]
+Step = Literal["state", "accept", "render", "write", "reload", "verify"]
+
+# The primary is on this machine: it answers at once, or not at all.
+_PRIMARY_SECONDS = 0.5
+
+# NSD loads a zone in some ten milliseconds; a webhook has to be answered within 7 s.
+_VERIFY_SECONDS = 4.0
+# No faster: NSD answers no more than 200 questions a second.
+_ASK_EVERY_SECONDS = 0.01
+# Name servers lose reloads: ask for it again when the serial does not come.
+_RELOAD_AGAIN_SECONDS = 0.25
+
+# While all is well, a timer's run trusts the last one; this often it looks at every zone again.
+_LOOK_AGAIN_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class Forced:
+    """A person's word: accept and publish anew these zones' sources; all, if none is named."""
+
+    zones: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ZoneOutcome:
+    """What became of a zone: the serial on disk, whether this run wrote it, and what failed."""
+
+    serial: int | None = None
+    written: bool = False
+    failed: Step | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run came to."""
+
+    meant: Meant
+    switched_from: str | None
+    zones: Mapping[str, ZoneOutcome]
+    served: Mapping[str, SOA]  # what the primary serves, of the zones that are as they should be
+    missing: str | None  # why the witness could not be asked
+
+    @property
+    def refused(self) -> bool:
+        """Whether a source was refused: a retry can't help."""
+        return any(outcome.failed == "accept" for outcome in self.zones.values())
+
+    @property
+    def failed(self) -> bool:
+        """Whether a step failed that a retry may pass."""
+        return any(outcome.failed not in (None, "accept") for outcome in self.zones.values())
+
+
+class Converger:
+    """Runs converge; `secondaries` gives nameserver -> zone -> the serial last seen there."""
+
+    def __init__(
+        self,
+        config: Config,
+        metrics: Metrics,
+        secondaries: Callable[[], Mapping[str, Mapping[str, int]]],
+        *,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._config = config
+        self._metrics = metrics
+        self._secondaries = secondaries
+        self._now = now
+        self._state = State(config.actions.state)
+        self._last: Outcome | None = None  # the last run's, while it can be trusted
+        self._trusted_until = 0.0
+        self._failing: dict[str, str] = {}
+        self._missing: str | None = None
+
+    def prepare(self) -> None:
+        """Make the state folder ready; StateError says why it can't be used."""
+        self._state.prepare()
+
+    def run(self, trigger: Trigger, forced: Forced | None = None) -> Outcome:
+        """Converge once. StateError when what is put down can't be read or written."""
+        self._metrics.converges.labels(trigger).inc()
+        last, self._last = self._last, None
+        try:
+            with self._state.locked():
+                evidence = self._evidence()
+                if trigger == "timer" and last and self._holds(last, evidence):
+                    outcome = replace(last, switched_from=None, missing=evidence.missing)
+                else:
+                    outcome = self._run(trigger, forced, evidence)
+        except StateError:
+            self._metrics.failures.labels("state").inc()
+            raise
+        self._report(outcome)
+        if not (outcome.failed or outcome.refused):
+            self._last = outcome
+        return outcome
+
+    def _report(self, outcome: Outcome) -> None:
+        """Log what fails, once for each new reason: a timer's run comes every few seconds."""
+        failing = {name: its.reason for name, its in outcome.zones.items() if its.failed}
+        for name, reason in failing.items():
+            if self._failing.get(name) != reason:
+                step = outcome.zones[name].failed
+                log.error("zone failed", extra={"zone": name, "step": step, "reason": reason})
+        self._failing = failing
+        if outcome.missing != self._missing and outcome.missing:
+            log.warning("witness missing", extra={"reason": outcome.missing})
+        self._missing = outcome.missing
+
+    def _holds(self, last: Outcome, evidence: witness.Evidence) -> bool:
+        """Whether the last run's outcome can be trusted still, without reading a zone."""
+        return (
+            time.monotonic() < self._trusted_until
+            and self._state.meant() == last.meant
+            and decide(last.meant.server, evidence.words).server == last.meant.server
+        )
+
+    def _run(self, trigger: Trigger, forced: Forced | None, evidence: witness.Evidence) -> Outcome:
+        self._trusted_until = time.monotonic() + _LOOK_AGAIN_SECONDS
+        run = _Run(self._config, self._state, self._metrics, self._now)
+        run.accept(forced)
+        run.put_down(evidence, trigger)
+        run.publish(self._secondaries())
+        run.verify()
+        return run.outcome(evidence.missing)
+
+    def _evidence(self) -> witness.Evidence:
+        evidence = witness.ask(self._config)
+        if self._config.alertmanager is not None:
+            self._metrics.alertmanager(self._now(), up=evidence.missing is None)
+        return evidence
+
+
+class _Run:
+    """One run under way: its steps in their order, and what became of each zone so far."""
+
+    def __init__(
+        self, config: Config, state: State, metrics: Metrics, now: Callable[[], datetime]
+    ) -> None:
+        self._config = config
+        self._state = state
+        self._metrics = metrics
+        self._now = now
+        self._sources: dict[str, zonefile.Source] = {}
+        self._moved: set[str] = set()  # forced: their serial moves whatever the content
+        self._zones: dict[str, ZoneOutcome] = {}
+        self._served: dict[str, SOA] = {}
+        self._meant: Meant
+        self._switched_from: str | None = None
+
+    def accept(self, forced: Forced | None) -> None:
+        """Take over the sources that a person's word names; on the very first start, all."""
+        if forced or not self._state.accepted():
+            with self._step("accept"):
+                verdicts = accept(self._config, self._state, forced.zones if forced else ())
+            for name, reason in verdicts.items():
+                if reason is not None:
+                    self._fail(name, "accept", reason)
+                elif forced:
+                    self._moved.add(name)
+        for name, content in self._state.accepted().items():
+            try:
+                self._sources[name] = zonefile.parse(name, content, self._config.servers)
+            except zonefile.SourceRefused as refused:
+                # It was right when it was accepted: the configuration has changed since.
+                self._fail(name, "render", "; ".join(map(str, refused.faults)))
+
+    def put_down(self, evidence: witness.Evidence, trigger: Trigger) -> None:
+        """Decide, and record what is meant before anything is done about it."""
+        before = self._state.meant()
+        known = before is not None and before.server in self._config.servers
+        serving = before.server if before and known else self._pointed_at()
+        decision = decide(serving, evidence.words)
+        if before and before.server == decision.server:
+            self._meant = before
+        else:
+            self._meant = Meant(
+                server=decision.server, since=self._now(), why=decision.why, by=trigger
+            )
+            self._state.put_down(self._meant)
+        if decision.server != serving:
+            self._switched_from = serving
+            self._metrics.switched(serving, decision.server, trigger)
+            log.info(
+                "switch",
+                extra={"from": serving, "to": decision.server, "why": decision.why, "by": trigger},
+            )
+        self._metrics.meant(self._meant.server, self._meant.since)
+
+    def publish(self, secondaries: Mapping[str, Mapping[str, int]]) -> None:
+        """Write each zone that differs, with a serial that is recorded before it is used."""
+        asked = soa.ask(self._config.primary, list(self._sources), _PRIMARY_SECONDS)
+        primary = {name: a.serial for name, a in asked.items() if isinstance(a, soa.Serial)}
+        seen = {self._config.primary.name: primary, **secondaries}
+        with self._step("render"):
+            due = self._due(seen)
+        if due:
+            self._state.record(due)
+            with self._step("write"):
+                self._write(due)
+        self._metrics.published((n, z.serial) for n, z in self._zones.items() if z.serial)
+
+    def verify(self) -> None:
+        """See the primary serve what is on disk, asking it to reload as often as that takes."""
+        wanted = {n: z.serial for n, z in self._zones.items() if z.serial and n in self._sources}
+        late = self._not_served(wanted) if wanted else {}
+        if not late:
+            return
+        deadline = time.monotonic() + _VERIFY_SECONDS
+        reload_at, reload_after = 0.0, _RELOAD_AGAIN_SECONDS
+        with self._step("verify"):
+            while late and time.monotonic() < deadline:
+                if time.monotonic() >= reload_at:
+                    if not self._reload(late):
+                        return
+                    reload_at, reload_after = time.monotonic() + reload_after, reload_after * 2
+                else:
+                    time.sleep(_ASK_EVERY_SECONDS)
+                late = self._not_served({name: wanted[name] for name in late})
+        for name, reason in late.items():
+            self._fail(name, "verify", f"{self._config.primary.name} {reason}")
+
+    def outcome(self, missing: str | None) -> Outcome:
+        """What the run came to."""
+        for step in {z.failed for z in self._zones.values()} - {None}:
+            self._metrics.failures.labels(step).inc()
+        return Outcome(self._meant, self._switched_from, self._zones, self._served, missing)
+
+    def _due(self, seen: Mapping[str, Mapping[str, int]]) -> dict[str, int]:
+        """Zone -> the serial to write it with, for those that are not as they should be."""
+        primary = seen[self._config.primary.name]
+        recorded = self._state.serials()
+        due = {}
+        for name, source in self._sources.items():
+            try:
+                published = self._read(name)
+            except OSError as error:
+                self._fail(name, "render", f"{self._path(name)}: {error.strerror}")
+                continue
+            current = zone.serial_of(name, published) if published is not None else None
+            if (
+                current is not None
+                and name not in self._moved
+                and self._render(source, current) == published
+                and not _ahead(primary.get(name), current)
+            ):
+                self._zones[name] = replace(self._outcome(name), serial=current)
+                continue
+            ours = [n for n in (current, recorded.get(name)) if n is not None]
+            theirs = {label: zones[name] for label, zones in seen.items() if name in zones}
+            next_ = zone.next_serial(self._now().date(), ours, theirs)
+            for doubt in next_.doubts:
+                log.warning("serial doubted", extra={"zone": name, "reason": doubt})
+            due[name] = next_.serial
+        return due
+
+    def _write(self, due: Mapping[str, int]) -> None:
+        written = False
+        for name, serial in due.items():
+            path = self._path(name)
+            try:
+                files.put(path, self._render(self._sources[name], serial))
+            except OSError as error:
+                self._fail(name, "write", f"{path}: {error.strerror}")
+                continue
+            written = True
+            self._zones[name] = replace(self._outcome(name), serial=serial, written=True)
+            log.info(
+                "published", extra={"zone": name, "serial": serial, "serving": self._meant.server}
+            )
+        if written:
+            files.sync_folder(self._config.zones.published)
+
+    def _reload(self, late: Mapping[str, str]) -> bool:
+        try:
+            with self._step("reload"):
+                nameserver.reload(self._config.primary)
+        except nameserver.ReloadError as error:
+            for name in late:
+                self._fail(name, "reload", str(error))
+            return False
+        return True
+
+    def _not_served(self, wanted: Mapping[str, int]) -> dict[str, str]:
+        """Ask the primary: zone -> why it is not served as it should be."""
+        late = {}
+        for name, answer in soa.ask(self._config.primary, list(wanted), _PRIMARY_SECONDS).items():
+            if isinstance(answer, soa.NoSerial):
+                late[name] = f"answers {answer.reason}"
+            elif answer.serial != wanted[name]:
+                late[name] = f"serves {answer.serial}, not {wanted[name]}"
+            else:
+                self._served[name] = answer.soa
+                if self._zones[name].written:
+                    log.info("primary serves", extra={"zone": name, "serial": answer.serial})
+        return late
+
+    def _pointed_at(self) -> str:
+        """Which server most published zones point at; with none, the preferred one."""
+        votes: Counter[str] = Counter()
+        for name, source in self._sources.items():
+            try:
+                published = self._read(name)
+            except OSError:
+                continue  # publish will say so
+            server = published and zone.points_to(source, published, self._config.servers)
+            if server:
+                votes[server] += 1
+        return votes.most_common(1)[0][0] if votes else self._config.preferred
+
+    def _render(self, source: zonefile.Source, serial: int) -> bytes:
+        return zone.render(source, self._config.servers, self._meant.server, serial)
+
+    def _path(self, name: str) -> Path:
+        return self._config.zones.published / name
+
+    def _read(self, name: str) -> bytes | None:
+        try:
+            return self._path(name).read_bytes()
+        except FileNotFoundError:
+            return None
+
+    def _outcome(self, name: str) -> ZoneOutcome:
+        return self._zones.get(name, ZoneOutcome())
+
+    def _fail(self, name: str, step: Step, reason: str) -> None:
+        self._zones[name] = replace(self._outcome(name), failed=step, reason=reason)
+
+    @contextmanager
+    def _step(self, step: Step) -> Iterator[None]:
+        with self._metrics.step_seconds.labels(step).time():
+            yield
+
+
+def _ahead(served: int | None, current: int) -> bool:
+    """Whether a nameserver's serial is beyond ours: ours would never be taken (RFC 1982)."""
+    return served is not None and bool(Serial(served) > Serial(current))

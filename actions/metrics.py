@@ -1,0 +1,118 @@
+"""The metrics that actions emits: their names, labels and first values.
+
+Who counts what is decided where it happens; this module owns the words.
+"""
+
+from collections.abc import Iterable
+from datetime import datetime
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from actions import witness
+from actions.notify import Observer
+from exporter.config import Config
+
+TRIGGERS = ("start", "webhook", "timer", "request")
+
+# From the steps of a switch on loopback (milliseconds) to one that waits out its deadline.
+_STEP_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+_PROPAGATION_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 3600.0)
+
+
+class Metrics:
+    """One registry with every metric; known series exist from the start."""
+
+    def __init__(self, config: Config) -> None:
+        self.registry = CollectorRegistry()
+        self._servers = tuple(config.servers)
+        self._intended = self._gauge(
+            "intended_server", "1 for the server that the zones are meant to point at.", ["server"]
+        )
+        self._since = self._gauge(
+            "intended_since_timestamp_seconds", "Since when that server is meant.", ["server"]
+        )
+        self._switches = self._counter(
+            "switches", "Decisions for another server.", ["from", "to", "cause"]
+        )
+        self.converges = self._counter("converges", "Runs of converge.", ["trigger"])
+        self.failures = self._counter(
+            "converge_failures", "Runs of converge in which a step failed.", ["step"]
+        )
+        self.step_seconds = Histogram(
+            "zonerw_step_duration_seconds",
+            "How long the steps of converge took.",
+            ["step"],
+            registry=self.registry,
+            buckets=_STEP_BUCKETS,
+        )
+        self._published = self._gauge(
+            "zone_published_serial", "The serial in the published zone file.", ["zone"]
+        )
+        self._notifies = self._counter("notifies", "NOTIFY messages sent.", ["nameserver"])
+        self._notify_failures = self._counter(
+            "notify_failures", "NOTIFY messages not answered with NOERROR.", ["nameserver"]
+        )
+        self._propagation = Histogram(
+            "zonerw_propagation_seconds",
+            "From the primary serving a zone to the secondary serving it.",
+            ["nameserver"],
+            registry=self.registry,
+            buckets=_PROPAGATION_BUCKETS,
+        )
+        self.webhook_alerts = self._counter(
+            "webhook_alerts", "Alerts of ours received by webhook.", ["alertname", "status"]
+        )
+        self._alertmanager_up = self._gauge(
+            "alertmanager_up", "Whether Alertmanager could be asked the last time.", []
+        )
+        self._alertmanager_answer = self._gauge(
+            "alertmanager_last_answer_timestamp_seconds", "When Alertmanager answered last.", []
+        )
+        self._start(config)
+
+    def meant(self, server: str, since: datetime) -> None:
+        """Show which server is meant."""
+        for name in self._servers:
+            self._intended.labels(name).set(name == server)
+        self._since.clear()
+        self._since.labels(server).set(since.timestamp())
+
+    def switched(self, before: str, after: str, cause: str) -> None:
+        """Count a decision for another server."""
+        self._switches.labels(before, after, cause).inc()
+
+    def published(self, serials: Iterable[tuple[str, int]]) -> None:
+        """Show the serials on disk."""
+        for zone, serial in serials:
+            self._published.labels(zone).set(serial)
+
+    def alertmanager(self, now: datetime, *, up: bool) -> None:
+        """Show whether Alertmanager answered."""
+        self._alertmanager_up.set(up)
+        if up:
+            self._alertmanager_answer.set(now.timestamp())
+
+    def observer(self) -> Observer:
+        """What followers tell of the secondaries."""
+        return Observer(
+            notified=lambda name, count: self._notifies.labels(name).inc(count),
+            notify_failed=lambda name, count: self._notify_failures.labels(name).inc(count),
+            arrived=lambda name, seconds: self._propagation.labels(name).observe(seconds),
+        )
+
+    def _start(self, config: Config) -> None:
+        for trigger in TRIGGERS:
+            self.converges.labels(trigger)
+        for name in config.secondaries:
+            self._notifies.labels(name)
+            self._notify_failures.labels(name)
+            self._propagation.labels(name)
+        for alertname in witness.DOWN_ALERTS:
+            for status in ("firing", "resolved"):
+                self.webhook_alerts.labels(alertname, status)
+
+    def _gauge(self, name: str, text: str, labels: list[str]) -> Gauge:
+        return Gauge(f"zonerw_{name}", text, labels, registry=self.registry)
+
+    def _counter(self, name: str, text: str, labels: list[str]) -> Counter:
+        return Counter(f"zonerw_{name}", text, labels, registry=self.registry)

@@ -1,0 +1,154 @@
+"""The shipped Prometheus configuration, as Prometheus's own tools and the calendar see it."""
+
+import math
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from durations import seconds, without_durations
+
+from exporter import config
+
+ROOT = Path(__file__).parents[2]
+PROMTOOL = shutil.which("promtool") or "promtool"  # not found: the error names it
+PROFILES = {"default": ROOT / "prometheus", "fast": ROOT / "prometheus" / "fast"}
+ALERTMANAGER = {
+    "default": ROOT / "alertmanager" / "alertmanager.yml",
+    "fast": ROOT / "alertmanager" / "fast.yml",
+}
+LONGEST_PROBE = 5.0  # the exporter gives a server no more, however patient the scrape
+
+profile = pytest.mark.parametrize("profile", PROFILES)
+
+
+@profile
+def test_prometheus_accepts_the_configuration_from_any_folder(profile: str, tmp_path: Path) -> None:
+    """The rules are found beside the configuration, wherever Prometheus is started."""
+    told = promtool("check", "config", PROFILES[profile] / "prometheus.yml", cwd=tmp_path)
+    assert "1 rule files found" in told
+
+
+@profile
+def test_lint_finds_nothing_in_the_rules(profile: str) -> None:
+    """All of promtool's lints pass."""
+    told = promtool("check", "rules", "--lint=all", "--lint-fatal", PROFILES[profile] / "rules.yml")
+    assert "3 rules found" in told
+
+
+@profile
+def test_rules_fire_when_they_should_and_only_then(profile: str) -> None:
+    """The cases of `rules_test.yml` hold, on Prometheus's own engine."""
+    promtool("test", "rules", PROFILES[profile] / "rules_test.yml")
+
+
+@pytest.mark.parametrize("name", ["prometheus.yml", "rules.yml", "rules_test.yml"])
+def test_profiles_differ_in_durations_only(name: str) -> None:
+    """What holds for the fast profile, which the demo and the tests run, holds for the other."""
+    default, fast = ((PROFILES[p] / name).read_text() for p in ("default", "fast"))
+    assert without_durations(fast) == without_durations(default)
+    assert fast != default
+
+
+@pytest.mark.parametrize(("profile", "at_worst"), [("default", 90.0), ("fast", 5.0)])
+def test_worst_case_from_mains_death_to_the_webhook(profile: str, at_worst: float) -> None:
+    """The promise holds by arithmetic, even for a server that goes silent right after a look."""
+    interval, timeout, evaluation = looks(profile)
+    hold = alert_for(profile, "MainDown")
+    (route,) = [
+        r
+        for r in yaml.safe_load(ALERTMANAGER[profile].read_text())["route"]["routes"]
+        if r["receiver"] == "actions"
+    ]
+    probe = min(timeout, LONGEST_PROBE)
+    pending = math.ceil(hold / evaluation) * evaluation
+    worst = interval + probe + evaluation + pending + seconds(route["group_wait"])
+    assert worst < at_worst
+
+
+@profile
+def test_one_lost_look_is_over_before_an_alert_fires(profile: str) -> None:
+    """A look stands until the next one is in; an alert waits longer, whatever the phases."""
+    interval, _, evaluation = looks(profile)
+    for alert in ("MainDown", "BackupDown"):
+        pending = math.ceil(alert_for(profile, alert) / evaluation) * evaluation
+        assert pending >= 1.5 * interval
+
+
+@profile
+def test_a_server_is_said_to_be_down_before_it_is_said_to_be_watched(profile: str) -> None:
+    """Watched and not down means well, also right after a restart of Prometheus."""
+    evaluation = looks(profile)[2]
+    watched = math.ceil(alert_for(profile, "ServerWatched") / evaluation)
+    for alert in ("MainDown", "BackupDown"):
+        assert watched > math.ceil(alert_for(profile, alert) / evaluation)
+
+
+@profile
+def test_each_alert_tells_in_words_which_server(profile: str) -> None:
+    """Every alert has a severity, a summary and a description that name the server."""
+    for rule in rules(profile):
+        assert rule["labels"]["severity"] in ("critical", "warning", "none")
+        assert "{{ $labels.server }}" in rule["annotations"]["summary"]
+        assert "{{ $labels.server }}" in rule["annotations"]["description"]
+
+
+@profile
+def test_scrapes_go_where_the_programs_listen(profile: str) -> None:
+    """The targets are the programs' own default addresses, and the example's Alertmanager."""
+    settings = yaml.safe_load((PROFILES[profile] / "prometheus.yml").read_text())
+    targets = {
+        job["job_name"]: (job["static_configs"][0]["targets"], job.get("params"))
+        for job in settings["scrape_configs"]
+    }
+    exporter, actions = str(config.Exporter().listen), str(config.Actions().listen)
+    assert targets == {
+        "zonerw-servers": ([exporter], {"collect[]": ["servers"]}),
+        "zonerw-zones": ([exporter], {"collect[]": ["zones"]}),
+        "zonerw-actions": ([actions], None),
+    }
+    example = config.read(ROOT / "examples" / "zonerw.toml").alertmanager
+    assert example is not None
+    (alertmanager,) = settings["alerting"]["alertmanagers"]
+    assert alertmanager["static_configs"] == [{"targets": [example.url.removeprefix("http://")]}]
+
+
+def test_grafana_steps_as_finely_as_servers_are_looked_at() -> None:
+    """The data source knows the default profile's scrape interval."""
+    provisioned = ROOT / "grafana" / "provisioning" / "datasources" / "zonerw.yml"
+    (source,) = yaml.safe_load(provisioned.read_text())["datasources"]
+    assert source["uid"] == "zonerw"
+    assert seconds(source["jsonData"]["timeInterval"]) == looks("default")[0]
+
+
+def promtool(*words: str | Path, cwd: Path = ROOT) -> str:
+    ran = subprocess.run(
+        [PROMTOOL, *words], cwd=cwd, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    return ran.stdout
+
+
+def looks(profile: str) -> tuple[float, float, float]:
+    """The servers' scrape interval and timeout, and the evaluation interval, in seconds."""
+    settings = yaml.safe_load((PROFILES[profile] / "prometheus.yml").read_text())
+    (job,) = [j for j in settings["scrape_configs"] if j["job_name"] == "zonerw-servers"]
+    return (
+        seconds(job["scrape_interval"]),
+        seconds(job["scrape_timeout"]),
+        seconds(settings["global"]["evaluation_interval"]),
+    )
+
+
+def rules(profile: str) -> list[dict[str, Any]]:
+    (group,) = yaml.safe_load((PROFILES[profile] / "rules.yml").read_text())["groups"]
+    assert "interval" not in group  # the evaluation interval holds for it
+    rules: list[dict[str, Any]] = group["rules"]
+    return rules
+
+
+def alert_for(profile: str, alert: str) -> float:
+    (rule,) = [r for r in rules(profile) if r["alert"] == alert]
+    return seconds(rule["for"])

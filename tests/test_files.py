@@ -1,0 +1,54 @@
+"""Whole files or nothing."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from actions import files
+
+
+def test_a_file_is_replaced_as_a_whole(tmp_path: Path) -> None:
+    """The new content stands, and nothing else is left in the folder."""
+    path = tmp_path / "zone"
+    path.write_bytes(b"old")
+    files.put(path, b"new")
+    files.sync_folder(tmp_path)
+    assert path.read_bytes() == b"new"
+    assert [p.name for p in tmp_path.iterdir()] == ["zone"]
+
+
+def test_another_user_can_read_a_published_file_whatever_the_umask(tmp_path: Path) -> None:
+    """The name server runs as another user."""
+    before = os.umask(0o077)
+    try:
+        files.put(tmp_path / "zone", b"")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "zone").stat().st_mode & 0o777 == 0o644
+
+
+def test_the_mtime_is_always_later_than_the_old_ones(tmp_path: Path) -> None:
+    """A name server that goes by the mtime reloads, even after the clock was set back."""
+    path = tmp_path / "zone"
+    path.write_bytes(b"old")
+    ahead = path.stat().st_mtime_ns + 10**15
+    os.utime(path, ns=(ahead, ahead))
+    files.put(path, b"new")
+    assert path.stat().st_mtime_ns > ahead
+
+
+def test_what_a_crash_left_behind_does_not_stand_in_the_way(tmp_path: Path) -> None:
+    """A temporary file of a run that was killed is replaced and gone."""
+    (tmp_path / ".zone.tmp").write_bytes(b"half")
+    files.put(tmp_path / "zone", b"whole")
+    assert [p.name for p in tmp_path.iterdir()] == ["zone"]
+    assert (tmp_path / "zone").read_bytes() == b"whole"
+
+
+def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    """When the rename is impossible, the error says so and the folder is as before."""
+    (tmp_path / "zone").mkdir()
+    with pytest.raises(IsADirectoryError):
+        files.put(tmp_path / "zone", b"new")
+    assert [p.name for p in tmp_path.iterdir()] == ["zone"]

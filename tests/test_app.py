@@ -1,0 +1,311 @@
+"""The HTTP interface of actions, over real sockets; what a run comes to is made up here."""
+
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+import uvicorn
+
+from actions.app import create_app
+from actions.auth import MAX_BODY_BYTES, Tokens
+from actions.converge import Forced, Outcome, Trigger, ZoneOutcome
+from actions.metrics import Metrics
+from actions.state import Meant, StateError
+from actions.worker import Worker
+from exporter import config as configuration
+
+WEBHOOK, OPERATOR = "w" * 32, "o" * 32
+DONE = Outcome(
+    Meant(server="main", since=datetime(2026, 11, 22, tzinfo=UTC), why="w", by="start"),
+    switched_from=None,
+    zones={"example.org": ZoneOutcome(serial=2026112200)},
+    served={},
+    missing=None,
+)
+MAIN_DOWN = {"status": "firing", "labels": {"alertname": "MainDown", "server": "main"}}
+
+
+class Daemon:
+    """The app behind uvicorn, with a converge whose outcome the test sets."""
+
+    def __init__(self) -> None:
+        self.outcome: Outcome | StateError = DONE
+        self.gate = threading.Event()
+        self.gate.set()
+        self.runs: list[tuple[Trigger, Forced | None]] = []
+        config = configuration.read(Path("examples/zonerw.toml"))
+        self.metrics = Metrics(config)
+        self.worker = Worker(self._converge, every=3600)
+        tokens = Tokens({"webhook": WEBHOOK.encode(), "operator": OPERATOR.encode()})
+        app = create_app(config, tokens, self.metrics, self.worker, [])
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        self.address = self._listening.getsockname()
+        self.url = "http://{}:{}".format(*self.address)
+        self._server = uvicorn.Server(uvicorn.Config(app, log_config=None))
+        self._thread = threading.Thread(target=self._server.run, args=([self._listening],))
+
+    def _converge(self, trigger: Trigger, forced: Forced | None) -> Outcome:
+        self.runs.append((trigger, forced))
+        assert self.gate.wait(30)
+        if isinstance(self.outcome, StateError):
+            raise self.outcome
+        return self.outcome
+
+    def start(self) -> None:
+        """Start, and wait for the first run."""
+        self._thread.start()
+        self.worker.start()
+        self.worker.wake().result(10)
+        self.runs.clear()
+
+    def stop(self) -> None:
+        """End both threads."""
+        self._server.should_exit = True
+        self._thread.join()
+        self.worker.stop()
+        self._listening.close()
+
+    def post(self, path: str, body: object, token: str = WEBHOOK) -> requests.Response:
+        """Post JSON with a token."""
+        return requests.post(
+            self.url + path, json=body, headers={"Authorization": f"Bearer {token}"}, timeout=20
+        )
+
+    def raw(self, request: bytes) -> bytes:
+        """Send bytes as they are; all that is answered before the end."""
+        with socket.create_connection(self.address, timeout=20) as connection:
+            connection.sendall(request)
+            answer = b""
+            while part := connection.recv(65536):
+                answer += part
+            return answer
+
+
+@pytest.fixture
+def daemon() -> Iterator[Daemon]:
+    """A running daemon."""
+    daemon = Daemon()
+    daemon.start()
+    yield daemon
+    daemon.stop()
+
+
+def payload(*alerts: dict[str, Any], **changes: object) -> dict[str, Any]:
+    """Make Alertmanager's payload, with fields that we do not read."""
+    return {"version": "4", "status": "firing", "truncatedAlerts": 0, "alerts": alerts} | changes
+
+
+def test_an_alert_of_ours_wakes_the_worker(daemon: Daemon) -> None:
+    """The answer says who serves, and each zone's serial; the alert is counted."""
+    answer = daemon.post("/webhook", payload(MAIN_DOWN))
+    assert answer.status_code == 200
+    assert answer.json()["serving"] == "main"
+    assert answer.json()["zones"]["example.org"]["serial"] == 2026112200
+    assert daemon.runs == [("webhook", None)]
+    page = requests.get(daemon.url + "/metrics", timeout=5).text
+    assert 'zonerw_webhook_alerts_total{alertname="MainDown",status="firing"} 1.0' in page
+
+
+def test_an_alert_of_another_name_is_ignored(daemon: Daemon) -> None:
+    """It is answered with 200, so that Alertmanager does not send it again, and wakes nobody."""
+    other = {"status": "firing", "labels": {"alertname": "DiskFull", "server": "nobody"}}
+    assert daemon.post("/webhook", payload(other)).status_code == 200
+    assert daemon.post("/webhook", payload()).status_code == 200
+    assert daemon.runs == []
+
+
+def test_an_unknown_server_is_said(daemon: Daemon) -> None:
+    """The rules and the configuration do not fit: 422 with both names."""
+    alert = {"status": "firing", "labels": {"alertname": "MainDown", "server": "mian"}}
+    answer = daemon.post("/webhook", payload(MAIN_DOWN, alert))
+    assert answer.status_code == 422
+    assert answer.json()["error"] == "unknown server: 'mian'; expected one of main, backup"
+    assert daemon.runs == []
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (b"{", "body.1: JSON decode error"),
+        (b"[]", "body: Input should be a valid dictionary"),
+        (b"", "body: Field required"),
+        (b'{"version": "3", "alerts": []}', "body.version: Input should be '4'"),
+        (b'{"version": "4"}', "body.alerts: Field required"),
+        (b'{"version": "4", "alerts": [{"status": "on", "labels": {}}]}', "body.alerts.0.status"),
+        (b'{"version": "4", "alerts": [{"status": "firing"}]}', "body.alerts.0.labels"),
+        (b'{"version": "4", "alerts": [{"status": "firing", "labels": {"a": 1}}]}', "labels.a"),
+        (b"\xff\xfe", "body"),
+    ],
+)
+def test_a_malformed_payload_is_refused_with_the_place(
+    daemon: Daemon, body: bytes, said: str
+) -> None:
+    """422 says where and what was expected; nothing runs."""
+    answer = requests.post(
+        daemon.url + "/webhook",
+        data=body,
+        headers={"Authorization": f"Bearer {WEBHOOK}", "Content-Type": "application/json"},
+        timeout=5,
+    )
+    assert 400 <= answer.status_code < 500
+    assert said in answer.json()["error"]
+    assert daemon.runs == []
+
+
+@pytest.mark.parametrize(
+    ("path", "authorization", "status"),
+    [
+        ("/webhook", None, 401),
+        ("/webhook", "Bearer " + "x" * 32, 401),
+        ("/webhook", f"Bearer {OPERATOR}", 403),
+        ("/rewrite", None, 401),
+        ("/rewrite", f"Bearer {WEBHOOK}", 403),
+        ("/nowhere", None, 401),
+        ("/nowhere", f"Bearer {WEBHOOK}", 403),
+        ("/nowhere", f"Bearer {OPERATOR}", 404),
+    ],
+)
+def test_who_may_not(daemon: Daemon, path: str, authorization: str | None, status: int) -> None:
+    """No or an unknown token is 401, the wrong one 403, whatever the body is."""
+    headers = {"Authorization": authorization} if authorization else {}
+    answer = requests.post(daemon.url + path, data=b"{", headers=headers, timeout=5)
+    assert answer.status_code == status
+    assert daemon.runs == []
+
+
+def test_a_stranger_is_answered_before_sending_the_body(daemon: Daemon) -> None:
+    """401 comes after the headers; the body that was announced is never waited for."""
+    answer = daemon.raw(b"POST /webhook HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 401 ")
+
+
+def test_a_large_body_is_refused_by_its_announced_length(daemon: Daemon) -> None:
+    """413 comes before any of it is read."""
+    answer = daemon.raw(
+        b"POST /webhook HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %b\r\n"
+        b"Content-Length: %d\r\n\r\n" % (WEBHOOK.encode(), MAX_BODY_BYTES + 1)
+    )
+    assert answer.startswith(b"HTTP/1.1 413 ")
+
+
+def test_a_large_chunked_body_is_refused_when_it_gets_large(daemon: Daemon) -> None:
+    """Without a length, reading stops at the limit: the last chunk is never sent here."""
+    chunk = b"10000\r\n" + b" " * 0x10000 + b"\r\n"
+    answer = daemon.raw(
+        b"POST /webhook HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %b\r\n"
+        b"Transfer-Encoding: chunked\r\n\r\n"
+        % WEBHOOK.encode()
+        + chunk * (MAX_BODY_BYTES // 0x10000 + 1)
+    )
+    assert answer.startswith(b"HTTP/1.1 413 ")
+
+
+def test_a_body_of_just_the_limit_is_read(daemon: Daemon) -> None:
+    """The limit itself is allowed, sent in one piece or in chunks."""
+    body = json.dumps(payload(MAIN_DOWN)).encode()
+    body += b" " * (MAX_BODY_BYTES - len(body))
+    headers = {"Authorization": f"Bearer {WEBHOOK}", "Content-Type": "application/json"}
+    for data in (body, iter([body[:1000], body[1000:]])):
+        answer = requests.post(daemon.url + "/webhook", data=data, headers=headers, timeout=5)
+        assert answer.status_code == 200
+
+
+def test_a_person_can_force_a_rewrite(daemon: Daemon) -> None:
+    """Both modes reach the worker as they were meant."""
+    for body in ({"mode": "minimal"}, {"mode": "forced"}, {"mode": "forced", "zones": ["a.b"]}):
+        assert daemon.post("/rewrite", body, OPERATOR).status_code == 200
+    assert daemon.runs == [
+        ("request", None),
+        ("request", Forced()),
+        ("request", Forced(("a.b",))),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ({}, "body.mode: Field required"),
+        ({"mode": "full"}, "body.mode: Input should be 'minimal' or 'forced'"),
+        ({"mode": "minimal", "zones": ["a.b"]}, 'zones: only with mode "forced"'),
+        ({"mode": "forced", "zone": ["a.b"]}, "body.zone: Extra inputs are not permitted"),
+    ],
+)
+def test_a_wrong_request_is_refused(daemon: Daemon, body: object, said: str) -> None:
+    """422 says what was expected."""
+    answer = daemon.post("/rewrite", body, OPERATOR)
+    assert answer.status_code == 422
+    assert answer.json()["error"] == said
+
+
+REFUSED = {"example.org": ZoneOutcome(failed="accept", reason="example.org.base:3: no")}
+FAILED = {"example.org": ZoneOutcome(serial=1, failed="verify", reason="ns1 answers SERVFAIL")}
+
+
+@pytest.mark.parametrize(
+    ("outcome", "mode", "status"),
+    [
+        pytest.param(replace(DONE, zones=REFUSED), "forced", 422, id="a refused source: 422"),
+        pytest.param(replace(DONE, zones=FAILED), "minimal", 503, id="a step failed: 503"),
+        pytest.param(replace(DONE, zones=REFUSED | {"b": FAILED["example.org"]}), "forced", 503,
+                     id="both: a retry helps one of them: 503"),
+        pytest.param(replace(DONE, missing="no answer"), "minimal", 503, id="no witness: 503"),
+        pytest.param(replace(DONE, missing="no answer"), "forced", 200, id="forced needs none"),
+        pytest.param(StateError(Path("/s/meant.json"), "is damaged"), "minimal", 503,
+                     id="no state: 503"),
+    ],
+)  # fmt: skip
+def test_what_went_wrong_is_said(
+    daemon: Daemon, outcome: Outcome | StateError, mode: str, status: int
+) -> None:
+    """The status says whether a retry helps, the body which step of which zone and why."""
+    daemon.outcome = outcome
+    answer = daemon.post("/rewrite", {"mode": mode}, OPERATOR)
+    assert answer.status_code == status
+    if isinstance(outcome, StateError):
+        assert answer.json() == {"error": "step state: /s/meant.json: is damaged"}
+    else:
+        for name, its in outcome.zones.items():
+            assert answer.json()["zones"][name]["failed"] == its.failed
+            assert answer.json()["zones"][name]["reason"] == its.reason
+
+
+def test_a_long_run_is_answered_in_time(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Alertmanager would cancel after 10 s: 202 says that it goes on, and it does."""
+    monkeypatch.setattr("actions.app._ANSWER_SECONDS", 0.2)
+    daemon.gate.clear()
+    answer = daemon.post("/webhook", payload(MAIN_DOWN))
+    assert answer.status_code == 202
+    daemon.gate.set()
+    assert daemon.worker.wake().result(5) is DONE
+
+
+def test_the_open_pages_need_no_token(daemon: Daemon) -> None:
+    """Prometheus and health checks ask without one."""
+    for path, said in [
+        ("/metrics", "# HELP zonerw_"),
+        ("/-/healthy", "healthy"),
+        ("/-/ready", "ready"),
+    ]:
+        answer = requests.get(daemon.url + path, timeout=5)
+        assert answer.status_code == 200
+        assert said in answer.text
+
+
+def test_not_ready_before_the_first_run_has_ended() -> None:
+    """Ready means: what is published is what is meant, as far as it goes."""
+    daemon = Daemon()
+    daemon.gate.clear()
+    daemon._thread.start()
+    daemon.worker.start()
+    try:
+        assert requests.get(daemon.url + "/-/ready", timeout=5).status_code == 503
+    finally:
+        daemon.gate.set()
+        daemon.stop()

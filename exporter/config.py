@@ -30,6 +30,7 @@ from pydantic import (
     ValidationError,
     ValidationInfo,
     field_validator,
+    model_validator,
 )
 from pydantic_core import ErrorDetails
 
@@ -233,17 +234,17 @@ Name = Annotated[
     ),
 ]
 NameserverName = Annotated[Name, _once("a name that no other nameserver has")]
-AbsolutePath = Annotated[Path, _text(_absolute, 'an absolute path such as "/etc/zonerw/zones"')]
+AbsolutePath = Annotated[Path, _text(_absolute, 'an absolute path such as "/etc/zonerw"')]
 Port = Annotated[int, _whole(1, 65535)]
 Command = Annotated[
-    tuple[Annotated[str, _text(_matching(r"[^\0]+"), "a word of a command, in quotes")], ...],
+    tuple[Annotated[str, _text(_matching(r"[^\0]+"), 'a word such as "nsd-checkzone"')], ...],
     _array('a command and its arguments such as ["nsd-control", "-c", "/etc/nsd/nsd.conf"]'),
 ]
 ListenAddress = Annotated[
     Listen, _text(_listen, 'an address and a port such as "127.0.0.1:9853" or "[::1]:9853"')
 ]
 Addresses = Annotated[
-    tuple[Annotated[IP, _once("an address of this server alone, given once")], ...],
+    tuple[Annotated[IP, _once("an address that no other server has, given once")], ...],
     _array('one or two addresses such as ["192.0.2.1", "2001:db8::1"]'),
     AfterValidator(_one_of_each_family),
 ]
@@ -260,11 +261,20 @@ LookedAt = Annotated[
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _missing_is_none(cls, table: object) -> object:
+        """None, which TOML hasn't, for each missing key: its type then says what it expects."""
+        if not isinstance(table, dict):
+            return table
+        required = (key for key, field in cls.model_fields.items() if field.is_required())
+        return dict.fromkeys(required) | table
+
 
 class Check(_Section):
     """How it is told that a server does its work: GET `url`, status 200."""
 
-    url: Annotated[str, _text(_url, 'a URL such as "http://www.example.org/index.html"')]
+    url: Annotated[str, _text(_url, 'a URL in ASCII such as "http://www.example.org/index.html"')]
 
 
 class Server(_Section):
@@ -346,7 +356,7 @@ class Secondary(Nameserver):
 class Alertmanager(_Section):
     """Whom to ask which alerts are active, and how often."""
 
-    url: Annotated[str, _text(_url, 'a URL such as "http://127.0.0.1:9093"')]
+    url: Annotated[str, _text(_url, 'a URL in ASCII such as "http://127.0.0.1:9093"')]
     poll: Duration = 5.0
 
 
@@ -385,7 +395,7 @@ class Actions(_Section):
         keys = ("webhook_token_file", "operator_token_file")
         tokens = any(info.data.get(key, "faulty, but there") for key in keys)
         if not tokens and not listen.is_loopback:
-            raise ValueError("token files, or a loopback address such as 127.0.0.1")
+            raise ValueError("a loopback address such as 127.0.0.1, or token files")
         return listen
 
 
@@ -460,7 +470,7 @@ def _parse(path: Path) -> dict[str, Any]:
         raise ConfigError(path, [f"can't be read: {error.strerror}"]) from error
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
-        raise ConfigError(path, [f"line {line}: not UTF-8; expected TOML, which is"]) from error
+        raise ConfigError(path, [f"line {line}: not UTF-8; expected TOML in UTF-8"]) from error
     except ValueError as error:  # TOMLDecodeError, and what it lets through, as endless numbers
         raise ConfigError(path, [f"not TOML: {error}"]) from error
 
@@ -468,23 +478,24 @@ def _parse(path: Path) -> dict[str, Any]:
 def _sentence(fault: ErrorDetails) -> str:
     """Place, what was given, what was expected."""
     loc = fault["loc"]
+    place = _place(loc)
+    given = json.dumps(fault["input"], ensure_ascii=False, default=str) + "; "
     match fault["type"]:
-        case "missing":
-            return f"{_place(loc)}: missing"
         case "extra_forbidden":
-            return f"{_place(loc)}: unknown key; expected {_any_of(_keys_beside(loc))}"
-        case "model_type" | "dict_type":
-            return f"{_place(loc)}: expected a table"
+            given, expected = "unknown key; ", _any_of(_keys_beside(loc))
+        case "model_type":
+            given, expected = "", f"a table [{place}]"  # what is there could be a secret
+        case "dict_type":
+            given, expected = "", f"tables [{place}.NAME]"
         case "literal_error":
             expected = fault["ctx"]["expected"].replace("'", '"')
         case _:
             expected = str(fault["ctx"]["error"])
-    if loc[-1] == "[key]":
-        loc = loc[:-2]  # what was given is the key itself
-    if fault["input"] is None:  # which TOML hasn't: it is the default
-        return f"{_place(loc)}: missing; expected {expected}"
-    given = json.dumps(fault["input"], ensure_ascii=False, default=str)
-    return f"{_place(loc)}: {given}; expected {expected}"
+            if loc[-1] == "[key]":
+                place = _place(loc[:-2])  # what was given is the key itself
+    if fault["input"] is None:
+        given = "missing; "
+    return f"{place}: {given}expected {expected}"
 
 
 def _place(loc: tuple[int | str, ...]) -> str:

@@ -1,0 +1,45 @@
+# demo and test do all the set-up that is missing: Debian's packages, and Python's in .venv.
+
+PYTHON ?= python3
+
+.PHONY: help demo test clean parts
+
+help:
+	@echo 'make demo   main dies, the zones move to the backup, main returns: live, on this machine'
+	@echo 'make test   format, lint, types, tests'
+	@echo 'make clean  away with .venv'
+
+demo: .venv/.stamp
+	@.venv/bin/zonerw demo
+
+test: .venv/.stamp
+	.venv/bin/ruff format --check
+	.venv/bin/ruff check
+	.venv/bin/mypy
+	.venv/bin/pytest
+
+clean:
+	rm -rf .venv
+
+parts:
+	@command -v $(PYTHON) >/dev/null || \
+		{ echo 'zonerw: no $(PYTHON) here: install Python 3.11 or newer, or say make PYTHON=…' >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("zonerw: $(PYTHON) is Python %d.%d: it takes 3.11 or newer, say make PYTHON=..." % sys.version_info[:2])'
+	@sh demo/install-parts $(PYTHON)
+
+# Debian's Python has no ensurepip; then pip comes from the wheel that install-parts has seen to.
+# pip does not constrain what it builds with, so hatchling is installed first, and used as it is.
+.venv/.stamp: pyproject.toml constraints.txt | parts
+	@echo 'zonerw: installing Python packages into .venv …'
+	@if $(PYTHON) -c 'import ensurepip' 2>/dev/null; then \
+		$(PYTHON) -m venv .venv; \
+	else \
+		wheel=$$(ls /usr/share/python-wheels/pip-*.whl) && \
+		$(PYTHON) -m venv --without-pip .venv && \
+		PYTHONPATH=$$wheel .venv/bin/python -m pip install --quiet --no-index $$wheel; \
+	fi
+	@.venv/bin/python -m pip install --quiet --disable-pip-version-check \
+		-c constraints.txt hatchling
+	@.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-build-isolation \
+		-c constraints.txt -e '.[dev]'
+	@touch $@

@@ -1,0 +1,66 @@
+"""python -m exporter: flags, wiring, signals."""
+
+import argparse
+import logging
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+
+from exporter import log as logs
+from exporter.config import DEFAULT_PATH, Config, ConfigError, path_from, read
+from exporter.web import Listener
+
+log = logging.getLogger(__name__)
+
+
+def main() -> None:
+    """Read the configuration that the command line names, and run."""
+    parser = argparse.ArgumentParser(
+        prog="python -m exporter",
+        description="Look at servers and nameservers when Prometheus asks, and tell what was seen.",
+    )
+    parser.add_argument(
+        "--config",
+        metavar="FILE",
+        type=Path,
+        help=f"the configuration; without it ZONERW_CONFIG, else {DEFAULT_PATH}",
+    )
+    arguments = parser.parse_args()
+    try:
+        config = read(path_from(arguments.config))
+    except ConfigError as error:
+        sys.stderr.write(f"{error}\n")
+        sys.exit(2)
+    sys.exit(run(config))
+
+
+def run(config: Config) -> int:
+    """Serve until a signal ends the process here: with status 0 on SIGTERM, 130 on SIGINT.
+
+    Returns exit status 1 when it can't listen.
+    """
+    logs.to_stderr()
+    # Blocked in every thread that starts from here on, and taken by the one that waits for them.
+    signals = {signal.SIGTERM, signal.SIGINT}
+    signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    listen = config.exporter.listen
+    try:
+        listener = Listener(config)
+    except OSError as error:
+        reason = error.strerror  # says all that a traceback could
+        log.error("can't listen", extra={"address": listen, "reason": reason})  # noqa: TRY400
+        return 1
+    threading.Thread(target=listener.serve_forever, daemon=True).start()
+    log.info("listening", extra={"url": f"http://{listen}/"})
+    received = signal.sigwait(signals)
+    log.info("stopping", extra={"signal": signal.Signals(received).name})
+    logging.shutdown()
+    # A scrape may be under way for seconds yet, in threads that Python would wait for. There is
+    # nothing to save, and whoever scrapes tries again.
+    os._exit(0 if received == signal.SIGTERM else 130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,220 @@
+"""What is looked at for one scrape, and how it reads as metrics.
+
+Owns the name and labels of every metric that the exporter emits, and the log lines about what
+changed. Leaves to `probes` and `soa` how it is looked, and to `web` when and for how long.
+What is not known is absent, never 0.
+"""
+
+import importlib.metadata
+import logging
+import platform
+import threading
+import time
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import prometheus_client.registry
+from prometheus_client import CollectorRegistry, Metric
+from prometheus_client.core import GaugeMetricFamily
+
+from exporter import probes, soa, zonefile
+from exporter.config import Address, Config, Server
+
+log = logging.getLogger(__name__)
+
+# What `collect[]` may name: servers every second and zones every minute is a good pair of jobs.
+GROUPS = ("servers", "zones")
+
+_Looked = Mapping[tuple[str, Address], probes.Up | probes.Down]
+_Serials = Mapping[str, Mapping[str, soa.Serial | soa.NoSerial]]
+
+
+class SourcesError(Exception):
+    """Nobody knows which zones there are to ask for."""
+
+
+class LastSeen:
+    """What was seen last, kept from scrape to scrape so that the log tells changes only."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._states: dict[str, tuple[float, object]] = {}
+
+    def is_news(self, subject: str, state: object, began: float) -> bool:
+        """Whether the subject was in another state until now; the state before the first is None.
+
+        Scrapes overlap: a look that began before the last noted one is no news.
+        """
+        with self._lock:
+            last_began, last = self._states.get(subject, (began, None))
+            if began < last_began:
+                return False
+            self._states[subject] = began, state
+            return state != last
+
+
+def collect(
+    config: Config, last_seen: LastSeen, groups: Collection[str], timeout: float
+) -> CollectorRegistry:
+    """Look at all that the groups take, side by side within `timeout` seconds.
+
+    The registry given back holds what was seen, for this one scrape. A folder of sources that
+    can't be read is an error only if zones were all that was asked for: the servers are known.
+    """
+    began = time.monotonic()
+    servers = config.servers if "servers" in groups else {}
+    zones: Sequence[str] = ()
+    if "zones" in groups:
+        try:
+            zones = _zones(config, last_seen, began)
+        except SourcesError:
+            if not servers:
+                raise
+    with ThreadPoolExecutor(len(config.servers) + 1) as pool:
+        asked = pool.submit(soa.ask_all, config.nameservers, zones, timeout)
+        looks = pool.map(lambda server: probes.look(server, timeout), servers.values())
+        looked = dict(zip(servers, looks, strict=True))
+        serials = asked.result()
+    for name, server in servers.items():
+        _tell(last_seen, began, name, server, looked[name])
+    return _registry(
+        [
+            *(_server_metrics(servers, looked) if servers else ()),
+            *(_zone_metrics(serials) if "zones" in groups else ()),
+            _build(),
+        ]
+    )
+
+
+def _zones(config: Config, last_seen: LastSeen, began: float) -> Sequence[str]:
+    """The zones to ask for: those that the folder has a source of."""
+    folder = config.zones.sources
+    try:
+        found = zonefile.find(folder)
+    except OSError as error:
+        if last_seen.is_news("sources", error.strerror, began):
+            log.error(  # noqa: TRY400  the reason says all
+                "sources can't be read", extra={"folder": folder, "reason": error.strerror}
+            )
+        raise SourcesError(f"{folder}: {error.strerror}") from error
+    if last_seen.is_news("sources", None, began):
+        log.info("sources can be read again", extra={"folder": folder})
+    return list(found.paths)
+
+
+def _tell(last_seen: LastSeen, began: float, name: str, server: Server, looked: _Looked) -> None:
+    """Log a server's change of state, its first look included."""
+    failed = probes.first_failing(server, looked)
+    if not last_seen.is_news(f"server {name}", failed is None, began):
+        return
+    if failed is None:
+        seconds = f"{probes.judge(server, looked).seconds:.3f}"
+        log.info("server up", extra={"server": name, "seconds": seconds})
+        return
+    check, down = failed
+    log.warning(
+        "server down",
+        extra={
+            "server": name,
+            "check": check,
+            "address": str(server.looked_at[0]),
+            "reason": down.reason,
+            "detail": down.detail,
+        },
+    )
+
+
+# --- metrics --------------------------------------------------------------------------------
+
+
+class _Seen(prometheus_client.registry.Collector):
+    """What one scrape saw."""
+
+    def __init__(self, metrics: Iterable[Metric]) -> None:
+        self._metrics = metrics
+
+    def collect(self) -> Iterable[Metric]:
+        return self._metrics
+
+
+def _registry(metrics: Iterable[Metric]) -> CollectorRegistry:
+    registry = CollectorRegistry()
+    registry.register(_Seen(metrics))
+    return registry
+
+
+def _server_metrics(
+    servers: Mapping[str, Server], looked: Mapping[str, _Looked]
+) -> Iterator[Metric]:
+    server_up = GaugeMetricFamily(
+        "zonerw_server_up",
+        "Whether every check of the server succeeds at its first address.",
+        labels=["server", "role"],
+    )
+    labels = ["server", "check", "address"]
+    check_up = GaugeMetricFamily(
+        "zonerw_check_up", "Whether the check succeeds at this address.", labels=labels
+    )
+    duration = GaugeMetricFamily(
+        "zonerw_check_duration_seconds", "How long the check took, or tried.", labels=labels
+    )
+    failing = GaugeMetricFamily(
+        "zonerw_check_failing", "1 while the check fails, with why.", labels=[*labels, "reason"]
+    )
+    role = "main"
+    for name, server in servers.items():
+        up = isinstance(probes.judge(server, looked[name]), probes.Up)
+        server_up.add_metric([name, role], up)
+        role = "backup"
+        for (check, address), result in looked[name].items():
+            place = [name, check, str(address)]
+            check_up.add_metric(place, isinstance(result, probes.Up))
+            duration.add_metric(place, result.seconds)
+            if isinstance(result, probes.Down):
+                failing.add_metric([*place, result.reason], 1)
+    yield from (server_up, check_up, duration, failing)
+
+
+def _zone_metrics(serials: _Serials) -> Iterator[Metric]:
+    labels = ["zone", "nameserver"]
+    query_up = GaugeMetricFamily(
+        "zonerw_zone_query_up",
+        "Whether the nameserver answers for the zone, with authority.",
+        labels=labels,
+    )
+    serial = GaugeMetricFamily(
+        "zonerw_zone_serial", "The serial that the nameserver serves.", labels=labels
+    )
+    refresh = GaugeMetricFamily(
+        "zonerw_zone_refresh_seconds",
+        "After how long a secondary asks by itself for a newer version.",
+        labels=labels,
+    )
+    expire = GaugeMetricFamily(
+        "zonerw_zone_expire_seconds",
+        "After how long without the primary a secondary gives the zone up.",
+        labels=labels,
+    )
+    for nameserver, answers in serials.items():
+        for zone, answer in answers.items():
+            place = [zone, nameserver]
+            query_up.add_metric(place, isinstance(answer, soa.Serial))
+            if isinstance(answer, soa.Serial):
+                serial.add_metric(place, answer.serial)
+                refresh.add_metric(place, answer.refresh)
+                expire.add_metric(place, answer.expire)
+    yield from (query_up, serial, refresh, expire)
+
+
+def _build() -> Metric:
+    build = GaugeMetricFamily("zonerw_build_info", "What runs here.", labels=["version", "python"])
+    build.add_metric([version(), platform.python_version()], 1)
+    return build
+
+
+def version() -> str:
+    """The version of this program."""
+    try:
+        return importlib.metadata.version("zonerw")
+    except importlib.metadata.PackageNotFoundError:
+        return "uninstalled"  # run from a checkout that nobody installed

@@ -28,7 +28,8 @@ parts:
 	@sh demo/install-parts $(PYTHON)
 
 # Debian's Python has no ensurepip; then pip comes from the wheel that install-parts has seen to.
-# pip does not constrain what it builds with, so hatchling is installed first, and used as it is.
+# pip does not constrain what it builds with, so hatchling, and what it makes editable
+# installations with, are there first.
 .venv/.stamp: pyproject.toml constraints.txt | parts
 	@echo 'zonerw: installing Python packages into .venv …'
 	@if $(PYTHON) -c 'import ensurepip' 2>/dev/null; then \
@@ -39,7 +40,7 @@ parts:
 		PYTHONPATH=$$wheel .venv/bin/python -m pip install --quiet --no-index $$wheel; \
 	fi
 	@.venv/bin/python -m pip install --quiet --disable-pip-version-check \
-		-c constraints.txt hatchling
+		-c constraints.txt hatchling editables
 	@.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-build-isolation \
 		-c constraints.txt -e '.[dev]'
 	@touch $@

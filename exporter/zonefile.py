@@ -12,7 +12,6 @@ already. An escaped `@` begins no marker. All other bytes are no business of our
 """
 
 import ipaddress
-import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -70,17 +69,15 @@ def find(folder: Path) -> Found:
     What does not end in `.base`, and an editor's lock file, is not ours and is not mentioned.
     """
     paths, refused = {}, {}
-    with os.scandir(folder) as entries:
-        for entry in sorted(entries, key=lambda entry: entry.name):
-            zone = entry.name.removesuffix(SUFFIX)
-            if zone == entry.name or zone.startswith(".#"):
-                continue
-            reason = "not a regular file" if not entry.is_file() else _not_a_zone(zone)
-            if reason:
-                # A name that is not UTF-8 could not be printed as it is.
-                refused[entry.name.encode("utf-8", "backslashreplace").decode()] = reason
-            else:
-                paths[zone] = folder / entry.name
+    for path in sorted(folder.iterdir()):
+        zone = path.name.removesuffix(SUFFIX)
+        if zone == path.name or zone.startswith(".#"):
+            continue
+        if reason := _not_a_zone(zone) if path.is_file() else "not a regular file":
+            # A name that is not UTF-8 could not be printed as it is.
+            refused[path.name.encode("utf-8", "backslashreplace").decode()] = reason
+        else:
+            paths[zone] = path
     return Found(paths, refused)
 
 

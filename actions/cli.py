@@ -14,6 +14,7 @@ from actions.converge import Converger, Forced, Outcome
 from actions.metrics import Metrics
 from actions.notify import Follower, Serves
 from actions.state import StateError
+from demo import story
 from exporter import __main__ as exporter_main
 from exporter import config as configuration
 from exporter import log as logs
@@ -68,6 +69,12 @@ def rewrite(
     if zones and not forced:
         raise click.UsageError("zones can be named with --forced only")
     raise typer.Exit(_rewrite(_read(config), Forced(tuple(zones or ())) if forced else None))
+
+
+@cli.command()
+def demo() -> None:
+    """Show the main job on this machine's loopback, from real parts."""
+    raise typer.Exit(story.run())
 
 
 def main() -> NoReturn:

@@ -22,5 +22,6 @@ def to_stderr(level: int = INFO) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(formatter)
     logging.basicConfig(level=level, handlers=[handler], force=True)
-    # requests' connection pool reports each probe; the probes report what matters themselves.
+    # What these libraries report of their ordinary work, we report ourselves where it matters.
     logging.getLogger("urllib3").setLevel(logging.ERROR)
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)

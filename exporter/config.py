@@ -139,7 +139,7 @@ def _plain(address: Address) -> Address:
 
 def _matching(pattern: str) -> Callable[[str], str]:
     def parse(text: str) -> str:
-        if not re.fullmatch(pattern, text, re.ASCII):
+        if not re.fullmatch(pattern, text):
             raise ValueError(text)
         return text
 
@@ -192,7 +192,7 @@ class Listen:
 
 
 def _listen(text: str) -> Listen:
-    match = re.fullmatch(r"(?:\[([0-9a-f:.]+)\]|([0-9.]+)):(\d{1,5})", text, re.ASCII | re.I)
+    match = re.fullmatch(r"(?:\[([^%]+)\]|(.+)):(\d{1,5})", text, re.ASCII)
     if not match or not 0 < int(match[3]) < 2**16:
         raise ValueError(text)
     host = ipaddress.IPv6Address(match[1]) if match[1] else ipaddress.IPv4Address(match[2])
@@ -459,17 +459,15 @@ def read(path: Path) -> Config:
 
 
 def _parse(path: Path) -> dict[str, Any]:
-    content = b""
     try:
-        content = path.read_bytes()
-        return tomllib.loads(content.decode())
+        return tomllib.loads(path.read_bytes().decode())
     except FileNotFoundError as error:
         fault = "no such file; name the configuration with --config or ZONERW_CONFIG"
         raise ConfigError(path, [fault]) from error
     except OSError as error:
         raise ConfigError(path, [f"can't be read: {error.strerror}"]) from error
     except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
+        line = error.object.count(b"\n", 0, error.start) + 1
         raise ConfigError(path, [f"line {line}: not UTF-8; expected TOML in UTF-8"]) from error
     except ValueError as error:  # TOMLDecodeError, and what it lets through, as endless numbers
         raise ConfigError(path, [f"not TOML: {error}"]) from error

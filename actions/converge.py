@@ -92,11 +92,13 @@ class Converger:
         metrics: Metrics,
         secondaries: Callable[[], Mapping[str, Mapping[str, int]]],
         *,
+        ask: Callable[[Config], witness.Evidence] = witness.ask,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._config = config
         self._metrics = metrics
         self._secondaries = secondaries
+        self._ask = ask
         self._now = now
         self._state = State(config.actions.state)
         self._last: Outcome | None = None  # the last run's, while it can be trusted
@@ -116,7 +118,7 @@ class Converger:
             with self._state.locked():
                 evidence = self._evidence()
                 if trigger == "timer" and last and self._holds(last, evidence):
-                    outcome = replace(last, switched_from=None, missing=evidence.missing)
+                    outcome = replace(last, missing=evidence.missing)
                 else:
                     outcome = self._run(trigger, forced, evidence)
         except StateError:
@@ -124,7 +126,7 @@ class Converger:
             raise
         self._report(outcome)
         if not (outcome.failed or outcome.refused):
-            self._last = outcome
+            self._last = _unchanged(outcome)
         return outcome
 
     def _report(self, outcome: Outcome) -> None:
@@ -157,7 +159,7 @@ class Converger:
         return run.outcome(evidence.missing)
 
     def _evidence(self) -> witness.Evidence:
-        evidence = witness.ask(self._config)
+        evidence = self._ask(self._config)
         if self._config.alertmanager is not None:
             self._metrics.alertmanager(self._now(), up=evidence.missing is None)
         return evidence
@@ -362,6 +364,12 @@ class _Run:
     def _step(self, step: Step) -> Iterator[None]:
         with self._metrics.step_seconds.labels(step).time():
             yield
+
+
+def _unchanged(outcome: Outcome) -> Outcome:
+    """What a next run comes to that finds nothing to do."""
+    zones = {name: replace(its, written=False) for name, its in outcome.zones.items()}
+    return replace(outcome, switched_from=None, zones=zones)
 
 
 def _ahead(served: int | None, current: int) -> bool:

@@ -1,0 +1,382 @@
+"""Converging, against a real NSD as the primary; what the witness says is the test's choice."""
+
+import shutil
+import stat
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from dns.serial import Serial
+
+from actions import converge, files, nameserver
+from actions.converge import Converger, Forced, Outcome, Trigger
+from actions.decide import Word
+from actions.metrics import Metrics
+from actions.state import State, StateError
+from actions.witness import Evidence
+from actions.zone import serial_of
+from demo.stack import Stack, wait_for
+from exporter import config as configuration
+from exporter.config import Config
+
+ZONES = ("example.net", "example.org")
+NOW = datetime(2026, 11, 22, 9, 0, tzinfo=UTC)
+TODAY = 2026112200
+
+
+class Program:
+    """The converging half of actions, as a fresh process each time it is made."""
+
+    def __init__(self, stack: Stack, **changes: object) -> None:
+        self.stack = stack
+        self.config: Config = replace(configuration.read(stack.layout.config), **changes)
+        self.metrics = Metrics(self.config)
+        self.down: dict[str, bool | None] = dict.fromkeys(self.config.servers, False)
+        self.seen: dict[str, dict[str, int]] = {}
+        self.missing: str | None = None
+        self.now = NOW
+        self.converger = Converger(
+            self.config,
+            self.metrics,
+            lambda: self.seen,
+            ask=lambda _: Evidence(
+                {name: Word(down, str(down)) for name, down in self.down.items()}, self.missing
+            ),
+            now=lambda: self.now,
+        )
+        self.converger.prepare()
+
+    def run(self, trigger: Trigger = "webhook", forced: Forced | None = None) -> Outcome:
+        """Converge once."""
+        return self.converger.run(trigger, forced)
+
+    def written(self, outcome: Outcome) -> set[str]:
+        """The zones that a run wrote."""
+        return {name for name, its in outcome.zones.items() if its.written}
+
+    def served(self) -> dict[str, tuple[int | None, str | None]]:
+        """What the primary serves: zone -> serial and address of www."""
+        stack = self.stack
+        return {z: (stack.serial_of("ns1", z), stack.address_of("ns1", z)) for z in ZONES}
+
+
+@pytest.fixture
+def stack() -> Iterator[Stack]:
+    """A primary with two zones that nobody has published yet."""
+    with Stack(parts=["ns1"]) as stack:
+        yield stack
+
+
+@pytest.fixture
+def program(stack: Stack) -> Program:
+    """The program, after its first run: main serves."""
+    program = Program(stack)
+    program.run("start")
+    return program
+
+
+def edit(stack: Stack, zone: str, old: str, new: str) -> None:
+    """Edit a source as its owner would."""
+    path = stack.layout.sources / f"{zone}.base"
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+def test_the_first_start_accepts_all_valid_sources_and_publishes_them(stack: Stack) -> None:
+    """With nothing put down, the preferred server; a broken source is named, the others go."""
+    (stack.layout.sources / "broken.example.base").write_text("$TTL 60\n@ SOA a b (\n")
+    program = Program(stack)
+    outcome = program.run("start")
+    assert program.written(outcome) == set(ZONES)
+    assert program.served() == dict.fromkeys(ZONES, (TODAY, stack.main))
+    assert outcome.meant.server == "main"
+    broken = outcome.zones["broken.example"]
+    assert broken.failed == "accept"
+    assert broken.reason.startswith(f"{stack.layout.sources}/broken.example.base:2: ")
+
+
+def test_a_second_run_changes_nothing(program: Program) -> None:
+    """No file is touched, no serial moves, nothing is reloaded."""
+    files_before = {p.name: p.stat().st_mtime_ns for p in program.stack.layout.published.iterdir()}
+    for trigger in ("timer", "webhook", "request", "start"):
+        outcome = program.run(trigger)
+        assert program.written(outcome) == set()
+        assert {its.serial for its in outcome.zones.values()} == {TODAY}
+        assert set(outcome.served) == set(ZONES)
+    again = Program(program.stack).run("start")
+    assert program.written(again) == set()
+    files_after = {p.name: p.stat().st_mtime_ns for p in program.stack.layout.published.iterdir()}
+    assert files_after == files_before
+
+
+def test_main_down_and_back(program: Program, caplog: pytest.LogCaptureFixture) -> None:
+    """Each switch moves every zone once, and is logged with its reason."""
+    caplog.set_level("INFO")
+    program.down["main"] = True
+    outcome = program.run("timer")
+    assert outcome.switched_from == "main"
+    assert program.written(outcome) == set(ZONES)
+    assert program.served() == dict.fromkeys(ZONES, (TODAY + 1, program.stack.backup))
+    switch = next(record for record in caplog.records if record.message == "switch")
+    assert {key: vars(switch)[key] for key in ("from", "to", "why", "by")} == {
+        "from": "main",
+        "to": "backup",
+        "why": "main: True; backup: False",
+        "by": "timer",
+    }
+    program.down["main"] = False
+    program.run("timer")
+    assert program.served() == dict.fromkeys(ZONES, (TODAY + 2, program.stack.main))
+
+
+def test_what_is_meant_survives_a_restart_without_a_witness(program: Program) -> None:
+    """A new process that can't ask anybody keeps to what was put down."""
+    program.down["main"] = True
+    meant = program.run().meant
+    again = Program(program.stack)
+    again.down, again.missing = dict.fromkeys(again.down), "nobody answers"
+    outcome = again.run("start")
+    assert (outcome.meant, outcome.missing) == (meant, "nobody answers")
+    assert again.written(outcome) == set()
+
+
+def test_a_forced_rewrite_moves_every_serial_by_one(program: Program) -> None:
+    """All, if none is named, though no byte has changed."""
+    outcome = program.run("request", Forced())
+    assert program.written(outcome) == set(ZONES)
+    assert program.served() == dict.fromkeys(ZONES, (TODAY + 1, program.stack.main))
+
+
+def test_a_forced_rewrite_of_one_zone_leaves_the_others(program: Program) -> None:
+    """Another source that was edited and not named does not ride along."""
+    edit(program.stack, "example.net", "@IP@", "@IP:backup@")
+    outcome = program.run("request", Forced(("example.org",)))
+    assert program.written(outcome) == {"example.org"}
+    assert program.stack.serial_of("ns1", "example.net") == TODAY
+
+
+def test_an_edited_source_waits_for_a_persons_word(program: Program) -> None:
+    """A switch in the night publishes what was accepted, not what is half saved."""
+    edit(program.stack, "example.org", "@serial number@", "@serial nu")
+    program.down["main"] = True
+    outcome = program.run()
+    assert program.written(outcome) == set(ZONES)
+    assert not any(its.failed for its in outcome.zones.values())
+    assert program.served() == dict.fromkeys(ZONES, (TODAY + 1, program.stack.backup))
+
+
+def test_a_refused_source_leaves_what_is_served(program: Program) -> None:
+    """The reason names file and line; the other zone is done; the old zone stays."""
+    edit(program.stack, "example.org", "@serial number@", "@Serial Number@")
+    outcome = program.run("request", Forced())
+    its = outcome.zones["example.org"]
+    assert its.failed == "accept"
+    assert "/example.org.base:" in its.reason
+    assert "@Serial Number@" in its.reason
+    assert its.serial == TODAY
+    assert program.written(outcome) == {"example.net"}
+    assert program.served()["example.org"] == (TODAY, program.stack.main)
+
+
+def test_the_name_servers_own_checker_is_heard(program: Program) -> None:
+    """What the markers and dnspython let pass, NSD's checker may still refuse: file and line."""
+    path = program.stack.layout.sources / "example.org.base"
+    lines = path.read_text().count("\n")
+    path.write_text(path.read_text() + "$GENERATE 1-3 host$ A 192.0.2.$\n")
+    its = program.run("request", Forced(("example.org",))).zones["example.org"]
+    assert its.failed == "accept"
+    assert its.reason.startswith(f"{path}:{lines + 1}: nsd-checkzone: ")
+
+
+def test_a_named_zone_without_a_source_is_said(program: Program) -> None:
+    """A typo on the command line is no silent success."""
+    outcome = program.run("request", Forced(("exmaple.org",)))
+    its = outcome.zones["exmaple.org"]
+    assert (its.failed, its.serial) == ("accept", None)
+    assert its.reason == f"{program.stack.layout.sources}/exmaple.org.base: no such source"
+
+
+@pytest.mark.parametrize("damage", ["deleted", "edited", "cut off"])
+def test_a_published_file_that_was_touched_is_written_anew(program: Program, damage: str) -> None:
+    """With a higher serial, so that nobody keeps what stood there meanwhile."""
+    path = program.stack.layout.published / "example.org"
+    content = path.read_bytes()
+    if damage == "deleted":
+        path.unlink()
+    else:
+        path.write_bytes(content + b"x A 192.0.2.9\n" if damage == "edited" else content[:60])
+    outcome = program.run("webhook")
+    assert program.written(outcome) == {"example.org"}
+    assert program.served()["example.org"] == (TODAY + 1, program.stack.main)
+
+
+def test_a_lost_state_folder_lowers_no_serial(program: Program) -> None:
+    """The published files and the primary know the serials too, and who is served."""
+    program.down["main"] = True
+    program.run()
+    shutil.rmtree(program.stack.layout.folder / "state")
+    again = Program(program.stack)
+    again.down, again.missing = dict.fromkeys(again.down), "nobody answers"
+    outcome = again.run("start")
+    assert outcome.meant.server == "backup"
+    assert again.written(outcome) == set()
+    shutil.rmtree(program.stack.layout.folder / "state")
+    for zone in ZONES:
+        (program.stack.layout.published / zone).unlink()
+    again = Program(program.stack)
+    again.run("start")
+    assert again.served() == dict.fromkeys(ZONES, (TODAY + 2, program.stack.main))
+
+
+def test_a_serial_that_a_secondary_is_ahead_with_is_passed(program: Program) -> None:
+    """A secondary that has a later serial would never take ours."""
+    program.seen = {"ns2": {"example.org": TODAY + 41}}
+    program.down["main"] = True
+    program.run()
+    assert program.served() == {
+        "example.net": (TODAY + 1, program.stack.backup),
+        "example.org": (TODAY + 42, program.stack.backup),
+    }
+
+
+def test_a_restored_older_file_gets_a_serial_above_the_served_one(program: Program) -> None:
+    """An old file put back, with the mtime of now: the primary must not go back."""
+    path = program.stack.layout.published / "example.org"
+    old = path.read_bytes()
+    for _ in range(3):
+        program.run("request", Forced())
+    path.write_bytes(old)
+    program.run("webhook")
+    serial, address = program.served()["example.org"]
+    assert serial is not None
+    assert Serial(serial) > Serial(TODAY + 3)
+    assert address == program.stack.main
+
+
+def test_a_clock_far_ahead_is_not_believed(
+    program: Program, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The serial goes up by one, and a warning says why."""
+    program.now = NOW.replace(year=2046)
+    program.run("request", Forced())
+    assert program.served() == dict.fromkeys(ZONES, (TODAY + 1, program.stack.main))
+    assert "serial doubted" in caplog.messages
+
+
+def test_a_name_server_that_is_down_is_right_at_its_next_start(program: Program) -> None:
+    """The files are written all the same; the run says what failed, and the next one heals."""
+    program.stack.parts["ns1"].kill()
+    program.down["main"] = True
+    outcome = program.run()
+    assert {its.failed for its in outcome.zones.values()} == {"reload"}
+    assert all("nsd-control" in its.reason for its in outcome.zones.values())
+    assert program.written(outcome) == set(ZONES)
+    program.stack.parts["ns1"].start()
+    wait_for(lambda: program.served()["example.org"][0], 5, "the primary")
+    assert program.served() == dict.fromkeys(ZONES, (TODAY + 1, program.stack.backup))
+    outcome = program.run("timer")
+    assert not any(its.failed for its in outcome.zones.values())
+    assert program.written(outcome) == set()
+
+
+def test_a_zone_that_the_name_server_does_not_know_holds_up_no_other(
+    program: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its outcome says so; the others are served; its serial does not creep up run by run."""
+    monkeypatch.setattr(converge, "_VERIFY_SECONDS", 0.5)
+    source = (program.stack.layout.sources / "example.org.base").read_text()
+    (program.stack.layout.sources / "new.example.base").write_text(source)
+    outcome = program.run("request", Forced())
+    its = outcome.zones["new.example"]
+    assert (its.failed, its.reason) == ("verify", "ns1 answers REFUSED")
+    assert program.served() == dict.fromkeys(ZONES, (TODAY + 1, program.stack.main))
+    for _ in range(2):
+        assert program.run("timer").zones["new.example"].serial == its.serial
+
+
+def test_a_zone_that_cant_be_written_holds_up_no_other(program: Program) -> None:
+    """Something stands in its way: named with its path; the other zone is switched; it heals."""
+    in_the_way = program.stack.layout.published / ".example.org.tmp"
+    in_the_way.mkdir()
+    program.down["main"] = True
+    its = program.run().zones["example.org"]
+    assert its.failed == "write"
+    assert its.reason == f"{in_the_way.with_name('example.org')}: Is a directory"
+    assert program.served() == {
+        "example.net": (TODAY + 1, program.stack.backup),
+        "example.org": (TODAY, program.stack.main),
+    }
+    in_the_way.rmdir()
+    program.run("timer")
+    assert program.served()["example.org"][1] == program.stack.backup
+
+
+def test_damaged_state_holds_things_as_they_are(program: Program) -> None:
+    """It is an error that names the file, not a fresh start."""
+    (program.stack.layout.folder / "state" / "meant.json").write_text("{")
+    program.down["main"] = True
+    with pytest.raises(StateError, match=r"meant\.json: is damaged"):
+        program.run()
+    assert program.served() == dict.fromkeys(ZONES, (TODAY, program.stack.main))
+
+
+def test_another_user_can_read_the_published_files(program: Program) -> None:
+    """The name server runs as somebody else."""
+    for path in program.stack.layout.published.iterdir():
+        assert stat.S_IMODE(path.stat().st_mode) == 0o644
+
+
+class _KilledError(BaseException):
+    """Stands for SIGKILL at this very point."""
+
+
+CRASHES = {
+    "before it is put down": (State, "put_down", 0),
+    "before the serials are recorded": (State, "record", 0),
+    "before the first zone": (files, "put", 2),
+    "between two zones": (files, "put", 3),
+    "before the folder is synced": (files, "sync_folder", 2),
+    "before the reload": (nameserver, "reload", 0),
+}
+
+
+@pytest.mark.parametrize("point", CRASHES)
+def test_a_run_that_was_killed_is_finished_by_the_next(
+    program: Program, monkeypatch: pytest.MonkeyPatch, point: str
+) -> None:
+    """Whatever step it was killed at: the same end, and no serial used for two contents."""
+    owner, name, let_pass = CRASHES[point]
+    original, calls = getattr(owner, name), []
+
+    def dies(*args: object, **more: object) -> object:
+        calls.append(name)
+        if len(calls) > let_pass:
+            raise _KilledError
+        return original(*args, **more)
+
+    program.down["main"] = True
+    with monkeypatch.context() as patched:
+        patched.setattr(owner, name, dies)
+        with pytest.raises(_KilledError):
+            program.run()
+    contents = {_serial(path): path.read_bytes() for path in _files(program)}
+    again = Program(program.stack)
+    again.down["main"] = True
+    outcome = again.run("start")
+    assert outcome.meant.server == "backup"
+    served = again.served()
+    assert {address for _, address in served.values()} == {program.stack.backup}
+    for path in _files(program):
+        assert contents.get(_serial(path), path.read_bytes()) == path.read_bytes()
+    assert {path.name for path in program.stack.layout.published.iterdir()} == set(ZONES)
+
+
+def _files(program: Program) -> list[Path]:
+    return [program.stack.layout.published / zone for zone in ZONES]
+
+
+def _serial(path: Path) -> tuple[str, int | None]:
+    return path.name, serial_of(path.name, path.read_bytes())

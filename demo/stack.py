@@ -185,11 +185,8 @@ class Stack:
 
     def post(self, path: str, body: object, token: str | None) -> requests.Response:
         """POST `body` as JSON to actions, with a bearer token or without any."""
-        return self._actions("POST", path, token, json=body)
-
-    def get(self, path: str, token: str | None = None) -> requests.Response:
-        """GET from actions."""
-        return self._actions("GET", path, token)
+        headers = {"Authorization": f"Bearer {token}"} if token is not None else {}
+        return http("POST", self.layout.url("actions") + path, headers=headers, json=body)
 
     def zonerw(self, *words: str, timeout: float = 30.0) -> subprocess.CompletedProcess[str]:
         """Run the operator's command with this stack's configuration."""
@@ -229,10 +226,6 @@ class Stack:
         if reply is None or not reply.flags & dns.flags.AA:
             return []
         return [record for rrset in reply.answer if rrset.rdtype == kind for record in rrset]
-
-    def _actions(self, method: str, path: str, token: str | None, **more: Any) -> requests.Response:
-        headers = {"Authorization": f"Bearer {token}"} if token is not None else {}
-        return http(method, self.layout.url("actions") + path, headers=headers, **more)
 
     # --- parts ------------------------------------------------------------------------------
 

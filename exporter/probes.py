@@ -28,6 +28,7 @@ from exporter.config import Address, Check, Server
 
 # A page that grows must not cause a failover: of a longer body this much is read, and it is Up.
 _ENOUGH = 2**20
+_PIECE = 2**16
 
 _HEADERS = {
     "User-Agent": "zonerw",
@@ -130,8 +131,10 @@ def _get(url: str, line: "_Line", trust: ssl.SSLContext) -> tuple[str, str] | No
         ) as response:
             if response.status_code != http.HTTPStatus.OK:
                 return f"status {response.status_code}", f"{response.status_code} {response.reason}"
-            line.stage = "reading the body"
-            response.raw.read(_ENOUGH, decode_content=False)
+            line.reached("reading the body")
+            left = _ENOUGH
+            while left > 0 and (piece := response.raw.read(_PIECE, decode_content=False)):
+                left -= len(piece)
     return None
 
 
@@ -166,8 +169,13 @@ class _Line:
         timer.start()
         self._opened.callback(timer.join)
         self._opened.callback(timer.cancel)
-        self.stage = "waiting for the answer"
+        self.reached("waiting for the answer")
         return connected
+
+    def reached(self, stage: str) -> None:
+        """Note how far it came in time; headers that were cut off look complete from above."""
+        if not self.over():
+            self.stage = stage
 
     def close(self) -> None:
         self._opened.close()

@@ -1,0 +1,113 @@
+"""Real parts that several tests stand on."""
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import dns.exception
+import dns.message
+import dns.query
+import pytest
+
+from exporter.config import Nameserver
+
+StartNsd = Callable[..., Nameserver]
+
+ZONE_FILE = """\
+$ORIGIN {zone}.
+$TTL 60
+@ IN SOA ns1 owner {serial} 3600 600 864000 60
+@ IN NS ns1
+ns1 IN A 192.0.2.1
+"""
+
+
+@pytest.fixture
+def start_nsd(tmp_path: Path) -> Iterator[StartNsd]:
+    """Start NSD with these zones and serials, and with `more` at the end of its configuration."""
+    with contextlib.ExitStack() as running:
+
+        def start(
+            serials: Mapping[str, int], more: str = "", address: str = "127.0.0.1"
+        ) -> Nameserver:
+            nameserver = Nameserver(address=address, port=free_port(address))
+            folder = tmp_path / f"nsd-{nameserver.port}"
+            folder.mkdir()
+            for zone, serial in serials.items():
+                (folder / zone).write_text(ZONE_FILE.format(zone=zone, serial=serial))
+            zones = "".join(f"zone:\n  name: {z}\n  zonefile: {z}\n" for z in serials)
+            (folder / "nsd.conf").write_text(nsd_conf(folder, nameserver) + zones + more)
+            running.enter_context(nsd_in(folder, nameserver))
+            return nameserver
+
+        yield start
+
+
+def free_port(address: str) -> int:
+    """A port that nobody uses right now."""
+    with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as probe:
+        probe.bind((address, 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def nsd_conf(folder: Path, nameserver: Nameserver) -> str:
+    """The settings with which NSD works for any user."""
+    return f"""\
+server:
+  ip-address: {nameserver.address}@{nameserver.port}
+  server-count: 1
+  username: ""
+  chroot: ""
+  database: ""
+  zonesdir: {folder}
+  pidfile: {folder}/pid
+  logfile: {folder}/log
+  xfrdfile: {folder}/xfrd.state
+  zonelistfile: {folder}/zone.list
+  xfrdir: {folder}
+remote-control:
+  control-enable: no
+"""
+
+
+@contextlib.contextmanager
+def nsd_in(folder: Path, nameserver: Nameserver) -> Iterator[None]:
+    """Run NSD, and go on once it answers."""
+    program = shutil.which("nsd", path=f"{os.environ['PATH']}:/usr/sbin")
+    assert program, "nsd is not installed"
+    with subprocess.Popen(
+        [program, "-d", "-c", folder / "nsd.conf"], start_new_session=True
+    ) as nsd:
+        try:
+            wait_until(lambda: answers(nameserver), "NSD to answer")
+            yield
+        finally:
+            os.killpg(nsd.pid, signal.SIGKILL)
+
+
+def answers(nameserver: Nameserver) -> bool:
+    """Whether anything comes back, whatever it says."""
+    with contextlib.suppress(dns.exception.Timeout, OSError):
+        dns.query.udp(
+            dns.message.make_query(".", "SOA"),
+            str(nameserver.address),
+            timeout=0.2,
+            port=nameserver.port,
+        )
+        return True
+    return False
+
+
+def wait_until(true: Callable[[], bool], what: str, seconds: float = 10) -> None:
+    """Go on once it is true; fail when it does not come true in time."""
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline, f"waited {seconds:g} s for {what}"
+        time.sleep(0.01)

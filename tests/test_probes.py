@@ -1,0 +1,481 @@
+"""One check of one server, against real sockets that behave well, badly or not at all."""
+
+import contextlib
+import errno
+import os
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from ipaddress import IPv6Address, ip_address
+from pathlib import Path
+
+import pytest
+
+from exporter.config import Address, Check, Server
+from exporter.probes import Down, Up, judge, look, network_reason, probe
+
+LOOPBACK = ip_address("127.0.0.1")
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\nwelcome"
+# What a deadline may be missed by on a busy machine.
+SLACK = 0.3
+
+
+class Listening:
+    """A server on a port of its own; what it does with each connection is the test's choice."""
+
+    def __init__(
+        self, answer: Callable[[socket.socket], None] | None, address: str = "127.0.0.1"
+    ) -> None:
+        self.heard = b""
+        self._answer = answer
+        self._ended = threading.Event()
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        self._socket = socket.create_server((address, 0), family=family)
+        self.port: int = self._socket.getsockname()[1]
+        self._threads = [threading.Thread(target=self._accept)]
+        self._threads[0].start()
+
+    def __enter__(self) -> "Listening":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._socket.shutdown(socket.SHUT_RDWR)
+        self._socket.close()
+        for thread in self._threads:
+            thread.join()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):  # closed
+            while True:
+                connection, _ = self._socket.accept()
+                self._threads.append(threading.Thread(target=self._serve, args=[connection]))
+                self._threads[-1].start()
+
+    def _serve(self, connection: socket.socket) -> None:
+        with connection, contextlib.suppress(OSError):  # the client left
+            if self._answer:
+                self.heard += connection.recv(65536)
+                self._answer(connection)
+            else:
+                self._ended.wait()
+
+    def drip(self, connection: socket.socket, content: bytes) -> None:
+        """Send byte by byte, far quicker than any read times out, until the client leaves."""
+        for byte in content:
+            connection.sendall(bytes([byte]))
+            if self._ended.wait(0.02):
+                return
+
+
+def says(content: bytes) -> Callable[[socket.socket], None]:
+    """Answer every request with these bytes."""
+    return lambda connection: connection.sendall(content)
+
+
+def pours(head: bytes) -> Callable[[socket.socket], None]:
+    """Answer with this head and a body without end."""
+
+    def answer(connection: socket.socket) -> None:
+        connection.sendall(head)
+        while True:
+            connection.sendall(bytes(65536))
+
+    return answer
+
+
+def http_check(port: int, host: str = "www.example.invalid") -> Check:
+    return Check(url=f"http://{host}:{port}/index.html")
+
+
+def timed(check: Check, timeout: float, address: Address = LOOPBACK) -> tuple[Up | Down, float]:
+    started = time.monotonic()
+    result = probe(check, address, timeout)
+    return result, time.monotonic() - started
+
+
+def assert_timeout(check: Check, stage: str) -> None:
+    """The one deadline held, and the probe tells where it was by then."""
+    result, seconds = timed(check, 0.5)
+    assert isinstance(result, Down)
+    assert (result.reason, result.detail) == ("timeout", f"nothing more within 0.5 s while {stage}")
+    assert 0.5 <= result.seconds <= seconds < 0.5 + SLACK
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left_behind() -> Iterator[None]:
+    """A probe leaves neither thread nor socket behind, however it ended."""
+    probe(Check(url="http://127.0.0.1:1/"), LOOPBACK, 0.1)  # what is opened once for all
+    threads, sockets = threading.active_count(), len(os.listdir("/proc/self/fd"))  # noqa: PTH208
+    yield
+    assert threading.active_count() == threads
+    assert len(os.listdir("/proc/self/fd")) == sockets  # noqa: PTH208
+
+
+# --- up, and what it says -------------------------------------------------------------------
+
+
+def test_200_is_up() -> None:
+    """A page with status 200 is all it takes."""
+    with Listening(says(OK)) as web:
+        result, seconds = timed(http_check(web.port), 2)
+    assert isinstance(result, Up)
+    assert 0 < result.seconds <= seconds
+
+
+@pytest.mark.parametrize("status", ["503 Service Unavailable", "404 Not Found", "204 No Content"])
+def test_any_other_status_is_down(status: str) -> None:
+    """The reason is the status, the detail the server's words for it."""
+    with Listening(says(b"HTTP/1.1 %s\r\nContent-Length: 0\r\n\r\n" % status.encode())) as web:
+        result = probe(http_check(web.port), LOOPBACK, 2)
+    assert isinstance(result, Down)
+    assert (result.reason, result.detail) == (f"status {status[:3]}", status)
+
+
+def test_a_redirect_is_down_and_not_followed() -> None:
+    """A 301 says that the page is not here, even if it is elsewhere."""
+    with Listening(says(OK)) as elsewhere:
+        head = b"HTTP/1.1 301 Moved\r\nLocation: http://127.0.0.1:%d/\r\n" % elsewhere.port
+        with Listening(says(head + b"Content-Length: 0\r\n\r\n")) as web:
+            result = probe(http_check(web.port), LOOPBACK, 2)
+        assert isinstance(result, Down)
+        assert result.reason == "status 301"
+        assert elsewhere.heard == b""
+
+
+def test_the_body_of_a_redirect_is_not_read() -> None:
+    """However long it is: the status says it all, at once."""
+    with Listening(pours(b"HTTP/1.1 301 Moved\r\nLocation: /\r\n\r\n")) as web:
+        result, seconds = timed(http_check(web.port), 2)
+    assert isinstance(result, Down)
+    assert result.reason == "status 301"
+    assert seconds < 1
+
+
+@pytest.mark.parametrize(
+    "head",
+    [b"HTTP/1.1 200 OK\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 99999999\r\n\r\n"],
+    ids=["without an end", "of 100 MB"],
+)
+def test_a_body_is_read_so_far_and_no_further(head: bytes) -> None:
+    """A page that grows makes no server down."""
+    with Listening(pours(head)) as web:
+        result, seconds = timed(http_check(web.port), 2)
+    assert isinstance(result, Up)
+    assert seconds < 1
+
+
+# --- whom it asks ---------------------------------------------------------------------------
+
+
+def test_the_address_is_asked_whatever_the_name_says() -> None:
+    """A name that resolves nowhere will do; it stands in the Host header, with the port."""
+    with Listening(says(OK)) as web:
+        assert isinstance(probe(http_check(web.port), LOOPBACK, 2), Up)
+        lines = web.heard.decode().split("\r\n")
+    assert lines[0] == "GET /index.html HTTP/1.1"
+    assert f"Host: www.example.invalid:{web.port}" in lines
+
+
+def test_no_name_is_resolved(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A dead resolver makes no server down, and delays nothing."""
+    resolve = socket.getaddrinfo
+
+    def only_addresses(host: str, *args: object, **kwargs: object) -> object:
+        ip_address(host)
+        return resolve(host, *args, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(socket, "getaddrinfo", only_addresses)
+    with Listening(says(OK)) as web:
+        assert isinstance(probe(http_check(web.port, "localhost"), LOOPBACK, 2), Up)
+
+
+def test_an_ipv6_address_is_asked_too() -> None:
+    """The default check of an IPv6 address has brackets in its URL."""
+    with Listening(says(OK), "::1") as web:
+        result = probe(http_check(web.port, "[2001:db8::1]"), IPv6Address("::1"), 2)
+        assert isinstance(result, Up)
+        assert f"Host: [2001:db8::1]:{web.port}\r\n".encode() in web.heard
+
+
+def test_proxies_in_the_environment_are_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The proxy that cron or a shell has set is not what is watched."""
+    with Listening(says(OK)) as proxy, Listening(says(OK)) as web:
+        for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+            monkeypatch.setenv(name, f"http://127.0.0.1:{proxy.port}")
+        monkeypatch.delenv("no_proxy", raising=False)
+        monkeypatch.delenv("NO_PROXY", raising=False)
+        assert isinstance(probe(http_check(web.port), LOOPBACK, 2), Up)
+        assert proxy.heard == b""
+        assert b"GET /index.html HTTP/1.1" in web.heard
+
+
+# --- down by silence ------------------------------------------------------------------------
+
+
+def test_a_server_that_accepts_and_says_nothing_is_down() -> None:
+    """The silence of a dying server ends with the deadline."""
+    with Listening(None) as web:
+        assert_timeout(http_check(web.port), "waiting for the answer")
+
+
+def test_a_server_that_does_not_even_accept_is_down() -> None:
+    """Packets that vanish, as after a power cut: here a queue that is full."""
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as full, contextlib.ExitStack() as queue:
+        for _ in range(2):
+            waiting = queue.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(full.getsockname())
+        assert_timeout(http_check(full.getsockname()[1]), "connecting")
+
+
+def test_a_stopped_web_server_is_down() -> None:
+    """SIGSTOP: the kernel goes on accepting, nobody answers."""
+    with subprocess.Popen(
+        [sys.executable, "-u", "-m", "http.server", "0", "--bind", "127.0.0.1"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    ) as web:
+        assert web.stdout is not None
+        port = int(web.stdout.readline().split(" port ")[1].split()[0])
+        check = Check(url=f"http://www.example.invalid:{port}/")
+        try:
+            assert isinstance(probe(check, LOOPBACK, 5), Up)
+            web.send_signal(signal.SIGSTOP)
+            assert_timeout(check, "waiting for the answer")
+            web.send_signal(signal.SIGCONT)
+            assert isinstance(probe(check, LOOPBACK, 5), Up)
+        finally:
+            web.kill()
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_headers_that_drip_are_cut_off(scheme: str) -> None:
+    """Each byte would start a socket's timeout anew; the deadline is one for all."""
+    # Over TLS the drip is a handshake record of 16 KiB that does not come to its end.
+    content = b"HTTP/1.1 200 OK\r\n" if scheme == "http" else b"\x16\x03\x03\x40\x00\x02"
+    with Listening(lambda connection: web.drip(connection, content + bytes(9999))) as web:
+        check = Check(url=f"{scheme}://www.example.invalid:{web.port}/")
+        assert_timeout(check, "waiting for the answer")
+
+
+@pytest.mark.parametrize("length", [b"Content-Length: 9999\r\n", b""], ids=["length", "no length"])
+def test_a_body_that_drips_is_cut_off(length: bytes) -> None:
+    """A page whose end is the connection's is not complete because we cut the connection."""
+
+    def answer(connection: socket.socket) -> None:
+        connection.sendall(b"HTTP/1.1 200 OK\r\n%s\r\n" % length)
+        web.drip(connection, bytes(9999))
+
+    with Listening(answer) as web:
+        assert_timeout(http_check(web.port), "reading the body")
+
+
+# --- down at once ---------------------------------------------------------------------------
+
+
+def resets(connection: socket.socket) -> None:
+    """Close with a RST instead of a FIN."""
+    linger = (1).to_bytes(4, sys.byteorder) + (0).to_bytes(4, sys.byteorder)
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (says(b"220 mail.example.invalid ESMTP\r\n"), "not http"),
+        (says(b""), "connection closed"),
+        (resets, "connection reset"),
+        (says(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nwel"), "broken off"),
+        (says(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nwel"), "broken off"),
+        (says(b"HTTP/1.1 200 OK\r\n" + b"X: x\r\n" * 200 + b"\r\n"), "not http"),
+    ],
+    ids=["another protocol", "nothing", "reset", "short body", "short chunk", "200 headers"],
+)
+def test_half_an_answer_is_down(answer: Callable[[socket.socket], None], reason: str) -> None:
+    """What comes instead of a page decides the reason."""
+    with Listening(answer) as web:
+        result = probe(http_check(web.port), LOOPBACK, 2)
+    assert isinstance(result, Down)
+    assert result.reason == reason
+    assert result.detail
+
+
+def test_a_closed_port_is_down_at_once() -> None:
+    """Nothing listens: the kernel says so, nobody waits."""
+    with Listening(None) as gone:
+        pass
+    result, seconds = timed(http_check(gone.port), 5)
+    assert isinstance(result, Down)
+    assert (result.reason, result.detail) == (
+        "connection refused",
+        "[Errno 111] Connection refused",
+    )
+    assert seconds < 1
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (OSError(errno.EHOSTUNREACH, "No route to host"), "no route"),
+        (OSError(errno.ENETUNREACH, "Network is unreachable"), "no route"),
+        (OSError(errno.EADDRNOTAVAIL, "Cannot assign requested address"), "no route"),
+        (OSError(errno.ETIMEDOUT, "Connection timed out"), "timeout"),
+        (OSError(errno.EMFILE, "Too many open files"), "network error"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else errno.errorcode[value.errno],
+)
+def test_reasons_are_few(error: OSError, reason: str) -> None:
+    """They are a label's values: what is rare shares one."""
+    assert network_reason(error) == reason
+
+
+def test_a_url_that_nobody_can_ask_for_is_down() -> None:
+    """The fault is ours, and told as such."""
+    result = probe(Check(url="http://.example.invalid/"), LOOPBACK, 1)
+    assert isinstance(result, Down)
+    assert result.reason == "unusable url"
+
+
+# --- TLS ------------------------------------------------------------------------------------
+
+CA_CONF = """\
+[ca]
+default_ca = own
+[own]
+database = {folder}/index
+new_certs_dir = {folder}
+rand_serial = yes
+default_md = sha256
+policy = any
+x509_extensions = leaf
+[any]
+commonName = supplied
+[leaf]
+subjectAltName = DNS:www.example.invalid
+"""
+
+
+def openssl(*words: str | Path) -> None:
+    subprocess.run(["openssl", *words], check=True, capture_output=True)  # noqa: S607
+
+
+def make_certificate(folder: Path, ends: str) -> tuple[Path, Path]:
+    """A certificate for www.example.invalid that vouches for itself, and its key."""
+    key, request, made = folder / "key.pem", folder / "request.pem", folder / "certificate.pem"
+    (folder / "index").touch()
+    (folder / "ca.conf").write_text(CA_CONF.format(folder=folder))
+    curve = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    openssl("req", "-new", *curve, "-keyout", key, "-out", request, "-subj", "/CN=test")
+    lifetime = ["-startdate", "20200101000000Z", "-enddate", ends]
+    paths = ["-config", folder / "ca.conf", "-keyfile", key, "-in", request, "-out", made]
+    openssl("ca", "-selfsign", "-batch", "-notext", *lifetime, *paths)
+    return made, key
+
+
+@contextlib.contextmanager
+def https_server(certificate: Path, key: Path) -> Iterator[tuple[Listening, list[str]]]:
+    """A web server with this certificate, and the server names that clients asked it for."""
+    names: list[str] = []
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    context.sni_callback = lambda _, name, __: names.append(name)
+
+    class Wrapped(Listening):
+        def _serve(self, connection: socket.socket) -> None:
+            with contextlib.suppress(OSError):  # it believes nothing of this, and leaves
+                super()._serve(context.wrap_socket(connection, server_side=True))
+
+    with Wrapped(says(OK)) as web:
+        yield web, names
+
+
+@pytest.mark.parametrize(
+    ("ends", "host", "trusted", "reason"),
+    [
+        ("20990101000000Z", "www.example.invalid", True, None),
+        ("20990101000000Z", "www.example.invalid", False, "certificate not trusted"),
+        ("20990101000000Z", "example.invalid", True, "certificate for another name"),
+        ("20200102000000Z", "www.example.invalid", True, "certificate expired"),
+    ],
+    ids=["good", "self-signed", "another name", "expired"],
+)
+def test_the_certificate_has_to_be_right(
+    tmp_path: Path, ends: str, host: str, trusted: bool, reason: str | None
+) -> None:
+    """The URL's name is asked for in TLS and verified, though the address was given."""
+    certificate, key = make_certificate(tmp_path, ends)
+    trust = ssl.create_default_context(cafile=certificate) if trusted else None
+    with https_server(certificate, key) as (web, names):
+        url = f"https://{host}:{web.port}/"
+        result = probe(Check(url=url), LOOPBACK, 2, trust=trust)
+        assert names == [host]
+        assert bool(web.heard) == (reason is None)
+    assert (result.reason if isinstance(result, Down) else None) == reason
+
+
+def test_https_to_a_plain_web_server_is_down() -> None:
+    """No TLS is no page."""
+    with Listening(says(OK)) as web:
+        url = f"https://www.example.invalid:{web.port}/"
+        result = probe(Check(url=url), LOOPBACK, 2)
+    assert isinstance(result, Down)
+    assert result.reason == "tls"
+
+
+# --- a server: all its checks ---------------------------------------------------------------
+
+
+def test_all_checks_at_all_addresses_share_the_deadline() -> None:
+    """Four silences take as long as one."""
+    with Listening(None, "0.0.0.0") as web:  # noqa: S104  at both addresses
+        checks = {name: http_check(web.port) for name in ("web", "mail")}
+        server = Server(addresses=("192.0.2.1",), look_at=("127.0.0.1", "127.0.0.2"), checks=checks)
+        started = time.monotonic()
+        looked = look(server, 0.5)
+        seconds = time.monotonic() - started
+    other = ip_address("127.0.0.2")
+    assert {place: type(result) for place, result in looked.items()} == {
+        ("web", LOOPBACK): Down,
+        ("mail", LOOPBACK): Down,
+        ("web", other): Down,
+        ("mail", other): Down,
+    }
+    assert 0.5 <= seconds < 0.5 + SLACK
+
+
+def test_a_server_without_checks_has_the_default_page() -> None:
+    """GET /index.html at its address, on port 80."""
+    server = Server(addresses=("127.0.0.1",))
+    assert list(look(server, 1)) == [("web", LOOPBACK)]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "other_address", "verdict"),
+    [
+        (Up(0.1), Up(0.2), Up(0.3), Up(0.2)),
+        (Up(0.1), Up(0.2), Down("timeout", "…", 1), Up(0.2)),
+        (Up(0.1), Down("status 503", "…", 1), Up(0.3), Down("mail: status 503", "…", 1)),
+        (Down("tls", "…", 1), Down("timeout", "…", 2), Up(0.3), Down("web: tls", "…", 1)),
+    ],
+    ids=["all up", "another address is down", "one check is down", "both checks are down"],
+)
+def test_the_first_address_judges(
+    first: Up | Down, second: Up | Down, other_address: Up | Down, verdict: Up | Down
+) -> None:
+    """Every check has to be up there; the reason says which one is not."""
+    checks = {"web": http_check(80), "mail": http_check(81)}
+    server = Server(addresses=("127.0.0.1", "::1"), checks=checks)
+    looked = {
+        ("web", LOOPBACK): first,
+        ("mail", LOOPBACK): second,
+        ("web", IPv6Address("::1")): other_address,
+        ("mail", IPv6Address("::1")): other_address,
+    }
+    assert judge(server, looked) == verdict

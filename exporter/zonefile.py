@@ -8,7 +8,8 @@ A marker counts in two forms. *Inline* it stands for the value itself, within a 
 before the `;` on that line (parentheses aside). That token is replaced if it is a value of the
 marker's kind; inside its quotes, if it has any. Otherwise the value is inserted right before the
 `;`, with a blank after it, and one before it unless a blank, a line's start or a `(` is there
-already. An escaped `@` begins no marker. All other bytes are no business of ours.
+already; but not after a text that holds an address, say `"ip4:192.0.2.1"`, which is refused.
+An escaped `@` begins no marker.
 """
 
 import ipaddress
@@ -143,7 +144,7 @@ class Source:
 def parse(zone: str, content: bytes, servers: Mapping[str, Server]) -> Source:
     """Read a base file; `SourceRefused` carries every fault of its markers and its form."""
     records, faults = lex(zone, content)
-    faults += _soa_faults(records)
+    faults += _soa_faults(zone, records)
     for record in records:
         faults += [
             Fault(content.count(b"\n", 0, slot.start) + 1, text)
@@ -155,12 +156,15 @@ def parse(zone: str, content: bytes, servers: Mapping[str, Server]) -> Source:
     return Source(zone, content, tuple(records))
 
 
-def _soa_faults(records: list[Record]) -> Iterator[Fault]:
+def _soa_faults(zone: str, records: list[Record]) -> Iterator[Fault]:
     soas = [record for record in records if record.type == "SOA"]
     if not soas:
         yield Fault(1, "no SOA record")
-    for second in soas[1:]:
-        yield Fault(second.line, f"another SOA record; the first is in line {soas[0].line}")
+    for soa in soas[:1]:
+        if soa.owner != dns.name.from_text(zone):
+            yield Fault(soa.line, f"the SOA record is that of {soa.owner}, not of {zone}.")
+    for soa in soas[1:]:
+        yield Fault(soa.line, f"another SOA record; the first is in line {soas[0].line}")
     if soas and not any(slot.family is None for record in records for slot in record.slots):
         yield Fault(soas[0].line, "no @serial number@ in the SOA record")
 
@@ -265,7 +269,9 @@ _NEAR_MISS = (
 )
 _IN_TOKEN = re.compile(rb"\\.|" + _MARKER + rb"|(?P<near>" + _NEAR_MISS + rb")", re.DOTALL)
 _IN_COMMENT = re.compile(rb";[ \t]*" + _MARKER + rb"(?=[ \t]|\r?\Z)")
-# Text beside which a further string with an address can't be what the owner meant.
+_INLINE = "put the marker where the address is"
+_TEXT = ("TXT", "SPF")
+# Text after which a further string with an address can't be what the owner meant.
 _ADDRESS_WITHIN = re.compile(rb"@IP|\d+(?:\.\d+){3}|:[0-9A-Fa-f]*:")
 
 
@@ -298,8 +304,8 @@ def _rdata(
         placed.append((token, slot))
         if token is not last:
             inserted.append(token)
-            if last and last.text[:1] == b'"' and _ADDRESS_WITHIN.search(last.text):
-                text = f"{slot.marker} would add a string after this one; put it into the quotes"
+            if last and rtype in _TEXT and _ADDRESS_WITHIN.search(last.text):
+                text = f"{slot.marker} would add a string to one that holds an address: {_INLINE}"
                 faults.append(Fault(comment.line, text))
     begin = entry.tokens[at].end if at < len(entry.tokens) else entry.end
     rdata = [t for t in (*entry.tokens[at + 1 :], *inserted) if t.start >= begin]
@@ -356,7 +362,7 @@ def _misplaced(slot: Slot, token: Token, rtype: str, rdata: list[Token]) -> str 
             return f"must be the entire data of the {rtype} record"
         if rtype == "A" and slot.family == 6:  # noqa: PLR2004
             return "is an IPv6 address in an A record"
-    elif rtype not in ("TXT", "SPF"):
+    elif rtype not in _TEXT:
         return f"stands in a record of type {rtype}; expected A, AAAA, TXT or SPF"
     return None
 

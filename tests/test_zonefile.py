@@ -343,14 +343,15 @@ def test_the_serial_goes_into_the_serial_field_alone(text: str) -> None:
         'www TXT "v=spf1 ip4:192.0.2.1 -all" ; @IP@',
         'www TXT "v=spf1 ip4:@IP@ -all" ; @IP@',
         'www TXT "v=spf1 ip6:2001:db8::1 -all" ; @IP6@',
+        "www TXT ip4:192.0.2.1 ; @IP@",
+        "www TXT @IP:main@ ; @IP@",
     ],
 )
 def test_no_address_is_added_to_a_text_that_holds_one(text: str) -> None:
     """A comment's marker can't mean a part of a string, and a further string is not meant."""
     marker = text.rpartition(" ")[2]
-    assert faults(text) == [
-        f"5: {marker} would add a string after this one; put it into the quotes"
-    ]
+    place = "would add a string to one that holds an address: put the marker where the address is"
+    assert faults(text) == [f"5: {marker} {place}"]
 
 
 # --- form -----------------------------------------------------------------------------------
@@ -399,6 +400,14 @@ def test_a_source_without_a_serial_marker_is_refused() -> None:
 def test_a_source_without_an_soa_is_refused(text: str) -> None:
     """An empty file, say one that an editor has just truncated, is no zone."""
     assert faults("", head=text) == ["1: no SOA record"]
+
+
+def test_the_soa_must_be_the_zones_own() -> None:
+    """A file under another zone's name is noticed."""
+    head = HEAD.replace("@ SOA", "sub SOA")
+    assert faults("", head=head) == [
+        "2: the SOA record is that of sub.example.org., not of example.org."
+    ]
 
 
 def test_every_fault_is_reported_at_once_in_the_order_of_lines() -> None:

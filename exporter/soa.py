@@ -8,6 +8,7 @@ own: call it from any thread, but not from inside a running event loop.
 """
 
 import asyncio
+import secrets
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -108,13 +109,15 @@ def exchange(
 async def _ask(
     nameserver: Nameserver, zones: Sequence[str], deadline: float
 ) -> dict[str, Serial | NoSerial]:
-    questions = [_question(zone) for zone in zones]
+    # Hard to guess, as ids have to be, and no two the same: such would wait for each other.
+    ids = secrets.SystemRandom().sample(range(2**16), len(zones))
+    questions = list(map(_question, zones, ids))
     replies = await _exchange(nameserver, questions, deadline, _TRIES)
     return dict(zip(zones, map(_serial, questions, replies), strict=True))
 
 
-def _question(zone: str) -> dns.message.Message:
-    question = dns.message.make_query(zone, dns.rdatatype.SOA)
+def _question(zone: str, number: int) -> dns.message.Message:
+    question = dns.message.make_query(zone, dns.rdatatype.SOA, id=number)
     question.flags &= ~dns.flags.RD  # what it serves itself is asked, not what it can find out
     return question
 

@@ -1,0 +1,379 @@
+"""Questions to nameservers: a real NSD, and one of our own for what no good nameserver does."""
+
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import dns.flags
+import dns.message
+import dns.opcode
+import dns.rcode
+import dns.rrset
+import dns.tsig
+import pytest
+from conftest import StartNsd
+
+from exporter.config import Nameserver
+from exporter.soa import NoReply, NoSerial, Serial, ask, ask_all, exchange
+
+ZONE = "example.org"
+SLACK = 0.3
+SECRET = "c2VjcmV0IHNlY3JldCBzZWNyZXQ="  # noqa: S105
+KEY = dns.tsig.Key("transfer", SECRET, "hmac-sha256")
+
+# Two zones that NSD is a secondary of; nobody is where it would transfer them from.
+SECONDARY = f"""\
+key:
+  name: transfer
+  algorithm: hmac-sha256
+  secret: "{SECRET}"
+zone:
+  name: late.example
+  request-xfr: 127.0.0.1@1 NOKEY
+zone:
+  name: notified.example
+  request-xfr: 127.0.0.1@1 transfer
+  allow-notify: 127.0.0.1 transfer
+"""
+
+
+class Responder:
+    """A nameserver on UDP; the test says which datagrams answer a question."""
+
+    def __init__(self, answer: Callable[["Responder", dns.message.Message], list[bytes]]) -> None:
+        self.asked: list[dns.message.Message] = []
+        self._answer = answer
+        self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self._socket.bind(("127.0.0.1", 0))
+        self.nameserver = Nameserver(address="127.0.0.1", port=self._socket.getsockname()[1])
+        self._thread = threading.Thread(target=self._run)
+
+    def __enter__(self) -> "Responder":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as end:
+            end.sendto(b"", self._socket.getsockname())
+        self._thread.join()
+        self._socket.close()
+
+    def _run(self) -> None:
+        while True:
+            wire, client = self._socket.recvfrom(65536)
+            if not wire:
+                return
+            self.asked.append(dns.message.from_wire(wire))
+            for reply in self._answer(self, self.asked[-1]):
+                with contextlib.suppress(OSError):  # it has left
+                    self._socket.sendto(reply, client)
+
+
+def reply_to(question: dns.message.Message, serial: int = 7) -> dns.message.Message:
+    """The answer of a nameserver that serves the zone."""
+    reply = dns.message.make_response(question)
+    reply.flags |= dns.flags.AA
+    zone = question.question[0].name
+    text = f"ns1.{ZONE}. owner.{ZONE}. {serial} 3600 600 864000 60"
+    reply.answer.append(dns.rrset.from_text(zone, 60, "IN", "SOA", text))
+    return reply
+
+
+def changed(
+    *, rcode: dns.rcode.Rcode = dns.rcode.NOERROR, without: int = 0
+) -> Callable[[Responder, dns.message.Message], list[bytes]]:
+    """Answer with the SOA, but with this code, or without this flag."""
+
+    def answer(_: Responder, question: dns.message.Message) -> list[bytes]:
+        reply = reply_to(question)
+        reply.set_rcode(rcode)
+        reply.flags &= ~without
+        return [reply.to_wire()]
+
+    return answer
+
+
+def silent(_: Responder, __: dns.message.Message) -> list[bytes]:
+    return []
+
+
+# --- a real nameserver ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
+def test_many_zones_are_asked_at_once(start_nsd: StartNsd, address: str) -> None:
+    """Each zone's own serial comes back, with what a secondary does about it."""
+    serials = {f"zone{n}.example": 2026010100 + n for n in range(300)}
+    nsd = start_nsd(serials, address=address)
+    answers = ask(nsd, list(serials), 5)
+    assert {
+        zone: answer.serial for zone, answer in answers.items() if isinstance(answer, Serial)
+    } == serials
+    one = answers["zone1.example"]
+    assert isinstance(one, Serial)
+    assert (one.refresh, one.expire) == (3600, 864000)
+
+
+def test_what_nsd_does_not_serve_has_no_serial(start_nsd: StartNsd) -> None:
+    """A zone not configured, one not transferred yet, and a name inside a zone."""
+    nsd = start_nsd({ZONE: 1}, SECONDARY)
+    answers = ask(nsd, ["example.net", "late.example", f"ns1.{ZONE}", f"no.{ZONE}", ZONE], 5)
+    assert isinstance(answers.pop(ZONE), Serial)
+    assert answers == {
+        "example.net": NoSerial("REFUSED"),
+        "late.example": NoSerial("SERVFAIL"),
+        f"ns1.{ZONE}": NoSerial("no SOA"),
+        f"no.{ZONE}": NoSerial("NXDOMAIN"),
+    }
+
+
+def test_a_dead_nameserver_keeps_no_other_from_answering(start_nsd: StartNsd) -> None:
+    """All are asked side by side: the silent one costs the timeout, once for all its zones."""
+    zones = [f"zone{n}.example" for n in range(100)]
+    nsd = start_nsd(dict.fromkeys(zones, 5))
+    with Responder(silent) as dead:
+        started = time.monotonic()
+        answers = ask_all({"ns1": nsd, "ns2": dead.nameserver}, zones, 0.6)
+        seconds = time.monotonic() - started
+    assert list(answers) == ["ns1", "ns2"]
+    assert {type(answer) for answer in answers["ns1"].values()} == {Serial}
+    assert answers["ns2"] == dict.fromkeys(zones, NoSerial("timeout"))
+    assert 0.6 <= seconds < 0.6 + SLACK
+
+
+def test_any_thread_may_ask(start_nsd: StartNsd) -> None:
+    """Scrapes and followers overlap, each with a loop of its own."""
+    nsd = start_nsd({ZONE: 3})
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda _: ask(nsd, [ZONE], 5)[ZONE], range(32)))
+    assert [answer.serial for answer in answers if isinstance(answer, Serial)] == [3] * 32
+
+
+def notify(zone: str, key: dns.tsig.Key | None) -> dns.message.Message:
+    message = dns.message.make_query(zone, "SOA")
+    message.set_opcode(dns.opcode.NOTIFY)
+    message.flags = (message.flags | dns.flags.AA) & ~dns.flags.RD
+    if key:
+        message.use_tsig(key)
+    return message
+
+
+def test_signatures_are_verified_both_ways(start_nsd: StartNsd) -> None:
+    """NSD takes a NOTIFY that is signed right; every other outcome has its own words."""
+    nsd = start_nsd({}, SECONDARY)
+    known = "notified.example"
+    replies = exchange(
+        nsd,
+        [
+            notify(known, KEY),
+            notify(known, None),
+            notify(known, dns.tsig.Key("transfer", "b3RoZXIgc2VjcmV0IG90aGVyIQ==", KEY.algorithm)),
+            notify(known, dns.tsig.Key("unknown", SECRET, KEY.algorithm)),
+            notify("unknown.example", KEY),
+        ],
+        5,
+        tries=1,
+    )
+    signed, unsigned = replies[:2]
+    assert isinstance(signed, dns.message.Message)
+    assert (signed.rcode(), signed.had_tsig) == (dns.rcode.NOERROR, True)
+    assert isinstance(unsigned, dns.message.Message)
+    assert unsigned.rcode() == dns.rcode.REFUSED
+    assert replies[2:4] == [NoReply("BADSIG"), NoReply("BADKEY")]
+    assert replies[4] == NoReply("NXDOMAIN, not signed")
+
+
+# --- what the network does ------------------------------------------------------------------
+
+
+def test_a_lost_packet_costs_a_resend() -> None:
+    """The first is lost, the second answered: well before the timeout."""
+
+    def second_time(responder: Responder, question: dns.message.Message) -> list[bytes]:
+        return [reply_to(question).to_wire()] if len(responder.asked) > 1 else []
+
+    with Responder(second_time) as responder:
+        started = time.monotonic()
+        answer = ask(responder.nameserver, [ZONE], 1.5)[ZONE]
+        seconds = time.monotonic() - started
+    assert isinstance(answer, Serial)
+    assert 0.5 <= seconds < 0.5 + SLACK
+    assert [question.id for question in responder.asked] == [responder.asked[0].id] * 2
+
+
+def test_silence_is_a_timeout_after_several_tries() -> None:
+    """It is asked three times, and the timeout is over once."""
+    with Responder(silent) as responder:
+        started = time.monotonic()
+        assert ask(responder.nameserver, [ZONE], 0.6) == {ZONE: NoSerial("timeout")}
+        assert 0.6 <= time.monotonic() - started < 0.6 + SLACK
+    assert len(responder.asked) == 3
+
+
+def test_one_try_never_resends() -> None:
+    """A signed NOTIFY is fresh each time, so whoever sends it does the repeating."""
+    with Responder(silent) as responder:
+        question = dns.message.make_query(ZONE, "SOA")
+        assert exchange(responder.nameserver, [question], 0.4, tries=1) == [NoReply("timeout")]
+    assert len(responder.asked) == 1
+
+
+def test_zones_that_are_never_answered_hold_up_no_other() -> None:
+    """The answers of all others come, though the first 300 are met with silence."""
+    ignored = [f"no{n}.example" for n in range(300)]
+    served = [f"zone{n}.example" for n in range(200)]
+
+    def only_served(_: Responder, question: dns.message.Message) -> list[bytes]:
+        name = question.question[0].name.to_text()
+        return [] if name.startswith("no") else [reply_to(question).to_wire()]
+
+    with Responder(only_served) as responder:
+        answers = ask(responder.nameserver, ignored + served, 1.5)
+    assert {zone for zone, answer in answers.items() if isinstance(answer, Serial)} == set(served)
+
+
+def test_a_closed_port_is_told_at_once_for_all_zones() -> None:
+    """The kernel says so with ICMP: nobody waits."""
+    with Responder(silent) as gone:
+        pass
+    zones = [f"zone{n}.example" for n in range(100)]
+    started = time.monotonic()
+    answers = ask(gone.nameserver, zones, 5)
+    assert answers == dict.fromkeys(zones, NoSerial("connection refused"))
+    assert time.monotonic() - started < 1
+
+
+# --- what counts as an answer ---------------------------------------------------------------
+
+
+def test_recursion_is_not_asked_for() -> None:
+    """What the nameserver itself serves is wanted, not what it can find out."""
+    with Responder(changed()) as responder:
+        assert isinstance(ask(responder.nameserver, [ZONE], 2)[ZONE], Serial)
+    assert not responder.asked[0].flags & dns.flags.RD
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (changed(without=dns.flags.AA), "not authoritative"),
+        (changed(rcode=dns.rcode.SERVFAIL), "SERVFAIL"),
+        (changed(rcode=dns.rcode.REFUSED), "REFUSED"),
+        (lambda _, question: [question.to_wire()[:2] + b"\x84\x00 nonsense"], "malformed"),
+    ],
+    ids=["not AA", "SERVFAIL with an SOA", "REFUSED with an SOA", "nonsense"],
+)
+def test_an_answer_without_authority_has_no_serial(
+    answer: Callable[[Responder, dns.message.Message], list[bytes]], reason: str
+) -> None:
+    """A SOA counts only in an answer without error and with authority."""
+    with Responder(answer) as responder:
+        assert ask(responder.nameserver, [ZONE], 2) == {ZONE: NoSerial(reason)}
+
+
+def test_a_soa_of_another_zone_does_not_count() -> None:
+    """Nor does one of a zone above."""
+
+    def above(_: Responder, question: dns.message.Message) -> list[bytes]:
+        reply = reply_to(question)
+        reply.answer[0].name = dns.name.from_text("org")
+        return [reply.to_wire()]
+
+    with Responder(above) as responder:
+        assert ask(responder.nameserver, [ZONE], 2) == {ZONE: NoSerial("no SOA")}
+
+
+def test_what_was_not_asked_is_no_answer() -> None:
+    """Another id, another question, the question itself, a scrap: ignored, the answer is next."""
+
+    def crowd(_: Responder, question: dns.message.Message) -> list[bytes]:
+        right = reply_to(question, serial=7).to_wire()
+        other_id = ((question.id + 1) % 2**16).to_bytes(2) + right[2:]
+        other = dns.message.make_query("other.example", "SOA", id=question.id)
+        wrong = reply_to(other, serial=8).to_wire()
+        return [other_id, wrong, question.to_wire(), right[:1], right]
+
+    with Responder(crowd) as responder:
+        answer = ask(responder.nameserver, [ZONE], 2)[ZONE]
+    assert isinstance(answer, Serial)
+    assert answer.serial == 7
+    assert len(responder.asked) == 1
+
+
+def test_messages_with_the_same_id_are_not_mixed_up() -> None:
+    """With many questions chance gives two the same id; each has its own answer."""
+
+    def by_name(_: Responder, question: dns.message.Message) -> list[bytes]:
+        return [reply_to(question, int(question.question[0].name.labels[0])).to_wire()]
+
+    questions = [dns.message.make_query(f"{n}.example", "SOA", id=99) for n in range(10)]
+    with Responder(by_name) as responder:
+        replies = exchange(responder.nameserver, questions, 2)
+    serials = [r.answer[0][0].serial for r in replies if isinstance(r, dns.message.Message)]
+    assert serials == list(range(10))
+
+
+# --- truncated ------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def over_tcp(port: int, answer: Callable[[bytes], bytes]) -> Iterator[None]:
+    """Answer each question that comes over TCP on the port."""
+
+    def serve() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = listening.accept()
+                with connection:
+                    size = int.from_bytes(connection.recv(2))
+                    connection.sendall(answer(connection.recv(size)))
+
+    with socket.create_server(("127.0.0.1", port)) as listening:
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield
+        listening.shutdown(socket.SHUT_RDWR)
+        thread.join()
+
+
+def truncated(_: Responder, question: dns.message.Message) -> list[bytes]:
+    """As a nameserver answers whose rate limit is reached: with nothing, ask over TCP."""
+    reply = dns.message.make_response(question)
+    reply.flags |= dns.flags.TC
+    return [reply.to_wire()]
+
+
+def test_a_truncated_answer_is_asked_for_again_over_tcp() -> None:
+    """There it has no limit, and rate limits do not apply."""
+
+    def whole(wire: bytes) -> bytes:
+        return reply_to(dns.message.from_wire(wire), 2026010155).to_wire(prepend_length=True)
+
+    with Responder(truncated) as responder, over_tcp(responder.nameserver.port, whole):
+        answers = ask(responder.nameserver, [f"zone{n}.example" for n in range(20)], 3)
+    serials = [answer.serial for answer in answers.values() if isinstance(answer, Serial)]
+    assert serials == [2026010155] * 20
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (lambda _: b"", "connection closed"),
+        (lambda _: b"\x00\x40half", "connection closed"),
+        (lambda wire: len(wire).to_bytes(2) + wire, "malformed"),
+    ],
+    ids=["nothing", "half of it", "the question"],
+)
+def test_no_answer_over_tcp_either(answer: Callable[[bytes], bytes], reason: str) -> None:
+    """It ends there, with its reason."""
+    with Responder(truncated) as responder, over_tcp(responder.nameserver.port, answer):
+        assert ask(responder.nameserver, [ZONE], 3) == {ZONE: NoSerial(reason)}
+
+
+def test_tcp_is_closed_where_udp_is_open() -> None:
+    """A firewall that forgot about TCP: refused, not the whole timeout."""
+    with Responder(truncated) as responder:
+        assert ask(responder.nameserver, [ZONE], 3) == {ZONE: NoSerial("connection refused")}

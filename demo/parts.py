@@ -100,14 +100,17 @@ class Part:
             return
         self.kill()  # what one that ended by itself has left behind
         with self.log.open("ab") as log:
-            self._process = subprocess.Popen(
-                self.argv,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env=self.environment,
-                start_new_session=True,
-            )
+            try:
+                self._process = subprocess.Popen(
+                    self.argv,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    env=self.environment,
+                    start_new_session=True,
+                )
+            except OSError as error:
+                raise PartError(f"{self.title} can't be started: {error}") from error
 
     def trouble(self) -> str | None:
         """Why it will never get ready: it has ended."""

@@ -1,6 +1,7 @@
 # demo and test do all the set-up that is missing: Debian's packages, and Python's in .venv.
 
 PYTHON ?= python3
+NEEDS = it takes Python 3.11 or newer, say make PYTHON=...
 
 .PHONY: help demo test clean parts
 
@@ -22,9 +23,9 @@ clean:
 	rm -rf .venv
 
 parts:
-	@command -v $(PYTHON) >/dev/null || \
-		{ echo 'zonerw: no $(PYTHON) here: install Python 3.11 or newer, or say make PYTHON=…' >&2; exit 1; }
-	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("zonerw: $(PYTHON) is Python %d.%d: it takes 3.11 or newer, say make PYTHON=..." % sys.version_info[:2])'
+	@command -v $(PYTHON) >/dev/null || { echo 'zonerw: no $(PYTHON) here: $(NEEDS)' >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit( \
+		"zonerw: $(PYTHON) is Python %d.%d: $(NEEDS)" % sys.version_info[:2])'
 	@sh demo/install-parts $(PYTHON)
 
 # Debian's Python has no ensurepip; then pip comes from the wheel that install-parts has seen to.

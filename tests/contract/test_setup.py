@@ -51,7 +51,7 @@ def test_an_old_python_is_told_in_one_line(tmp_path: Path) -> None:
     program(tmp_path / "old", f"exec {sys.executable} -c '{old}' \"$@\"")
     status, told = make("parts", f"PYTHON={tmp_path}/old")
     assert status != 0
-    assert "old is Python 3.9: it takes 3.11 or newer" in told
+    assert "old is Python 3.9: it takes Python 3.11 or newer" in told
 
 
 def test_make_test_checks_in_order_and_fails_at_the_first() -> None:

@@ -71,7 +71,7 @@ def collect(
             if not servers:
                 raise
     with ThreadPoolExecutor(len(config.servers) + 1) as pool:
-        asked = pool.submit(soa.ask_all, config.nameservers, zones, timeout)
+        asked = pool.submit(soa.ask_all, config.nameservers if zones else {}, zones, timeout)
         looks = pool.map(lambda server: probes.look(server, timeout), servers.values())
         looked = dict(zip(servers, looks, strict=True))
         serials = asked.result()

@@ -6,8 +6,10 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import dns.exception
@@ -18,6 +20,7 @@ import pytest
 from exporter.config import Nameserver
 
 StartNsd = Callable[..., Nameserver]
+StartWeb = Callable[[], "Web"]
 
 ZONE_FILE = """\
 $ORIGIN {zone}.
@@ -47,6 +50,87 @@ def start_nsd(tmp_path: Path) -> Iterator[StartNsd]:
             return nameserver
 
         yield start
+
+
+@dataclass(frozen=True)
+class Web:
+    """A web server of its own process that serves /index.html."""
+
+    process: subprocess.Popen[str]
+    port: int
+
+    def silence(self) -> None:
+        """Let the kernel go on accepting, and nobody answer."""
+        self.process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """End the silence."""
+        self.process.send_signal(signal.SIGCONT)
+
+    def kill(self) -> None:
+        """End it; its port refuses from now on."""
+        self.process.kill()
+        self.process.wait()
+
+
+@pytest.fixture
+def start_web(tmp_path: Path) -> Iterator[StartWeb]:
+    """Start a web server."""
+    folder = tmp_path / "www"
+    folder.mkdir()
+    (folder / "index.html").write_text("welcome")
+    with contextlib.ExitStack() as running:
+
+        def start() -> Web:
+            words = ["-u", "-m", "http.server", "0", "--bind", "127.0.0.1", "--directory", folder]
+            process = running.enter_context(
+                subprocess.Popen(
+                    [sys.executable, *words],
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.DEVNULL,
+                    text=True,
+                )
+            )
+            running.callback(process.kill)
+            assert process.stdout
+            told = process.stdout.readline()  # Serving HTTP on 127.0.0.1 port 12345 (http://…
+            return Web(process, int(told.split(" port ")[1].split()[0]))
+
+        yield start
+
+
+def write_config(
+    folder: Path,
+    servers: Mapping[str, int],
+    nameservers: Mapping[str, Nameserver],
+    zones: Sequence[str] = (),
+) -> Path:
+    """Configure servers by the port of their web server, and nameservers, the first as primary."""
+    sources = folder / "zones"
+    sources.mkdir()
+    for zone in zones:
+        (sources / f"{zone}.base").touch()
+    text = f"""\
+[zones]
+sources = "{sources}"
+published = "{folder}/published"
+[exporter]
+listen = "127.0.0.1:{free_port("127.0.0.1")}"
+"""
+    for number, (name, port) in enumerate(servers.items(), 1):
+        text += f"""\
+[servers.{name}]
+addresses = ["192.0.2.{number}"]
+look_at = ["127.0.0.1"]
+checks.web.url = "http://www.example.org:{port}/index.html"
+"""
+    for number, (name, nameserver) in enumerate(nameservers.items()):
+        head = (
+            f"[secondaries.{name}]\n" if number else f'[primary]\nname = "{name}"\nkind = "nsd"\n'
+        )
+        text += f'{head}address = "{nameserver.address}"\nport = {nameserver.port}\n'
+    (folder / "zonerw.toml").write_text(text)
+    return folder / "zonerw.toml"
 
 
 def free_port(address: str) -> int:

@@ -3,7 +3,6 @@
 import contextlib
 import errno
 import os
-import signal
 import socket
 import ssl
 import subprocess
@@ -15,6 +14,7 @@ from ipaddress import IPv6Address, ip_address
 from pathlib import Path
 
 import pytest
+from conftest import StartWeb
 
 from exporter.config import Address, Check, Server
 from exporter.probes import Down, Up, judge, look, network_reason, probe
@@ -234,25 +234,14 @@ def test_a_server_that_does_not_even_accept_is_down() -> None:
         assert_timeout(http_check(full.getsockname()[1]), "connecting")
 
 
-def test_a_stopped_web_server_is_down() -> None:
+def test_a_stopped_web_server_is_down(start_web: StartWeb) -> None:
     """SIGSTOP: the kernel goes on accepting, nobody answers."""
-    with subprocess.Popen(
-        [sys.executable, "-u", "-m", "http.server", "0", "--bind", "127.0.0.1"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    ) as web:
-        assert web.stdout is not None
-        port = int(web.stdout.readline().split(" port ")[1].split()[0])
-        check = Check(url=f"http://www.example.invalid:{port}/")
-        try:
-            assert isinstance(probe(check, LOOPBACK, 5), Up)
-            web.send_signal(signal.SIGSTOP)
-            assert_timeout(check, "waiting for the answer")
-            web.send_signal(signal.SIGCONT)
-            assert isinstance(probe(check, LOOPBACK, 5), Up)
-        finally:
-            web.kill()
+    web = start_web()
+    assert isinstance(probe(http_check(web.port), LOOPBACK, 5), Up)
+    web.silence()
+    assert_timeout(http_check(web.port), "waiting for the answer")
+    web.resume()
+    assert isinstance(probe(http_check(web.port), LOOPBACK, 5), Up)
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])

@@ -1,0 +1,310 @@
+"""What one scrape looks at, what it tells as metrics, and what it logs."""
+
+import dataclasses
+import logging
+import shutil
+import socket
+import time
+from collections.abc import Iterator
+from ipaddress import ip_address
+from pathlib import Path
+
+import pytest
+from conftest import StartNsd, StartWeb, free_port, write_config
+from prometheus_client import CollectorRegistry
+
+from exporter import config as configuration
+from exporter.collector import GROUPS, LastSeen, SourcesError, collect
+from exporter.config import Check, Config, Nameserver, Server
+
+SLACK = 0.3
+
+
+def samples(registry: CollectorRegistry, name: str) -> dict[tuple[str, ...], float]:
+    """The samples of one metric: the values of its labels, and its own."""
+    return {
+        tuple(sample.labels.values()): sample.value
+        for metric in registry.collect()
+        for sample in metric.samples
+        if sample.name == name
+    }
+
+
+def names(registry: CollectorRegistry) -> set[str]:
+    return {metric.name for metric in registry.collect()}
+
+
+def closed() -> Nameserver:
+    """A nameserver that nobody started."""
+    return Nameserver(address="127.0.0.1", port=free_port("127.0.0.1"))
+
+
+@pytest.fixture
+def silent() -> Iterator[Nameserver]:
+    """A nameserver from which nothing comes."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as bound:
+        bound.bind(("127.0.0.1", 0))
+        yield Nameserver(address="127.0.0.1", port=bound.getsockname()[1])
+
+
+def config_of(
+    folder: Path,
+    servers: dict[str, int],
+    nameservers: dict[str, Nameserver] | None = None,
+    zones: tuple[str, ...] = (),
+) -> Config:
+    return configuration.read(
+        write_config(folder, servers, nameservers or {"ns1": closed()}, zones)
+    )
+
+
+def with_server(config: Config, server: Server) -> Config:
+    """The configuration with this as its only server."""
+    return dataclasses.replace(config, servers={"main": server})
+
+
+# --- servers --------------------------------------------------------------------------------
+
+
+def test_each_server_is_up_or_down_with_its_role(tmp_path: Path, start_web: StartWeb) -> None:
+    """The first of the configuration is main, all others are backups."""
+    up, down = start_web().port, free_port("127.0.0.1")
+    config = config_of(tmp_path, {"main": down, "backup": up, "third": up})
+    seen = collect(config, LastSeen(), ["servers"], 5)
+    assert samples(seen, "zonerw_server_up") == {
+        ("main", "main"): 0,
+        ("backup", "backup"): 1,
+        ("third", "backup"): 1,
+    }
+
+
+def test_a_failing_check_tells_why(tmp_path: Path, start_web: StartWeb) -> None:
+    """A series with the reason is there while it fails, and at no other time."""
+    config = config_of(tmp_path, {"main": free_port("127.0.0.1"), "backup": start_web().port})
+    seen = collect(config, LastSeen(), ["servers"], 5)
+    assert samples(seen, "zonerw_check_up") == {
+        ("main", "web", "127.0.0.1"): 0,
+        ("backup", "web", "127.0.0.1"): 1,
+    }
+    assert samples(seen, "zonerw_check_failing") == {
+        ("main", "web", "127.0.0.1", "connection refused"): 1
+    }
+    durations = samples(seen, "zonerw_check_duration_seconds")
+    assert durations.keys() == samples(seen, "zonerw_check_up").keys()
+    assert all(0 < seconds < 1 for seconds in durations.values())
+
+
+def test_the_first_address_decides_and_the_others_are_shown(
+    tmp_path: Path, start_web: StartWeb
+) -> None:
+    """A server with a broken second address is up; what is broken can be seen."""
+    config = config_of(tmp_path, {"main": start_web().port})
+    # Nobody listens on the second address: http.server has the first one only.
+    both = (ip_address("127.0.0.1"), ip_address("127.0.0.2"))
+    server = config.servers["main"].model_copy(update={"look_at": both})
+    seen = collect(with_server(config, server), LastSeen(), ["servers"], 5)
+    assert samples(seen, "zonerw_server_up") == {("main", "main"): 1}
+    assert samples(seen, "zonerw_check_up") == {
+        ("main", "web", "127.0.0.1"): 1,
+        ("main", "web", "127.0.0.2"): 0,
+    }
+
+
+def test_a_server_is_judged_by_all_its_checks(tmp_path: Path, start_web: StartWeb) -> None:
+    """One of two fails: the server is down, the metrics say which."""
+    port = start_web().port
+    config = config_of(tmp_path, {"main": port})
+    checks = {
+        "web": Check(url=f"http://www.example.org:{port}/index.html"),
+        "shop": Check(url=f"http://www.example.org:{port}/shop.html"),
+    }
+    server = config.servers["main"].model_copy(update={"checks": checks})
+    seen = collect(with_server(config, server), LastSeen(), ["servers"], 5)
+    assert samples(seen, "zonerw_server_up") == {("main", "main"): 0}
+    assert samples(seen, "zonerw_check_failing") == {("main", "shop", "127.0.0.1", "status 404"): 1}
+
+
+def test_each_scrape_looks_anew(tmp_path: Path, start_web: StartWeb) -> None:
+    """Nothing of an earlier scrape is told again."""
+    web = start_web()
+    config, last_seen = config_of(tmp_path, {"main": web.port}), LastSeen()
+    before = collect(config, last_seen, ["servers"], 5)
+    web.kill()
+    after = collect(config, last_seen, ["servers"], 5)
+    assert samples(before, "zonerw_server_up") == {("main", "main"): 1}
+    assert samples(before, "zonerw_check_failing") == {}
+    assert samples(after, "zonerw_server_up") == {("main", "main"): 0}
+
+
+# --- zones ----------------------------------------------------------------------------------
+
+
+def test_each_zone_has_its_serial_at_each_nameserver(tmp_path: Path, start_nsd: StartNsd) -> None:
+    """With the times of its SOA, as this nameserver serves it."""
+    new = start_nsd({"example.org": 2026010102, "example.net": 5})
+    old = start_nsd({"example.org": 2026010101, "example.net": 5})
+    zones = ("example.org", "example.net")
+    config = config_of(tmp_path, {"main": 80}, {"ns1": new, "ns2": old}, zones)
+    seen = collect(config, LastSeen(), ["zones"], 5)
+    assert samples(seen, "zonerw_zone_serial") == {
+        ("example.org", "ns1"): 2026010102,
+        ("example.org", "ns2"): 2026010101,
+        ("example.net", "ns1"): 5,
+        ("example.net", "ns2"): 5,
+    }
+    places = samples(seen, "zonerw_zone_serial").keys()
+    assert samples(seen, "zonerw_zone_query_up") == dict.fromkeys(places, 1)
+    assert samples(seen, "zonerw_zone_refresh_seconds") == dict.fromkeys(places, 3600)
+    assert samples(seen, "zonerw_zone_expire_seconds") == dict.fromkeys(places, 864000)
+
+
+def test_an_unknown_serial_is_absent(tmp_path: Path, start_nsd: StartNsd) -> None:
+    """0 is a serial like any other: where there is none, there is no sample."""
+    nsd = start_nsd({"example.org": 1})
+    zones = ("example.org", "example.net")
+    config = config_of(tmp_path, {"main": 80}, {"ns1": nsd, "ns2": closed()}, zones)
+    seen = collect(config, LastSeen(), ["zones"], 5)
+    assert samples(seen, "zonerw_zone_query_up") == {
+        ("example.org", "ns1"): 1,
+        ("example.net", "ns1"): 0,
+        ("example.org", "ns2"): 0,
+        ("example.net", "ns2"): 0,
+    }
+    for name in ("serial", "refresh_seconds", "expire_seconds"):
+        assert samples(seen, f"zonerw_zone_{name}").keys() == {("example.org", "ns1")}
+
+
+# --- what is asked for ----------------------------------------------------------------------
+
+
+def test_a_group_alone_asks_for_nothing_else(tmp_path: Path) -> None:
+    """Servers every second must not mean a thousand SOAs every second, nor the other way round."""
+    with (
+        socket.create_server(("127.0.0.1", 0)) as web,
+        socket.socket(type=socket.SOCK_DGRAM) as dns,
+    ):
+        dns.bind(("127.0.0.1", 0))
+        web.setblocking(False)
+        dns.setblocking(False)
+        nameserver = Nameserver(address="127.0.0.1", port=dns.getsockname()[1])
+        config = config_of(
+            tmp_path, {"main": web.getsockname()[1]}, {"ns1": nameserver}, ("example.org",)
+        )
+        zones = collect(config, LastSeen(), ["zones"], 0.2)
+        assert dns.recv(512)
+        with pytest.raises(BlockingIOError):
+            web.accept()
+        while True:
+            try:
+                dns.recv(512)  # asked again meanwhile
+            except BlockingIOError:
+                break
+        servers = collect(config, LastSeen(), ["servers"], 0.2)
+        web.accept()[0].close()
+        with pytest.raises(BlockingIOError):
+            dns.recv(512)
+    build = {"zonerw_build_info"}
+    assert names(zones) & names(servers) == build
+    assert names(zones) | names(servers) == {
+        *build,
+        "zonerw_server_up",
+        "zonerw_check_up",
+        "zonerw_check_duration_seconds",
+        "zonerw_check_failing",
+        "zonerw_zone_query_up",
+        "zonerw_zone_serial",
+        "zonerw_zone_refresh_seconds",
+        "zonerw_zone_expire_seconds",
+    }
+
+
+def test_servers_and_zones_are_looked_at_side_by_side(
+    tmp_path: Path, start_web: StartWeb, silent: Nameserver
+) -> None:
+    """Two silent servers and two silent nameservers take as long as one."""
+    web = start_web()
+    web.silence()
+    config = config_of(
+        tmp_path,
+        {"main": web.port, "backup": web.port},
+        {"ns1": silent, "ns2": silent},
+        ("example.org", "example.net"),
+    )
+    started = time.monotonic()
+    seen = collect(config, LastSeen(), GROUPS, 0.5)
+    assert 0.5 <= time.monotonic() - started < 0.5 + SLACK
+    assert set(samples(seen, "zonerw_server_up").values()) == {0}
+    assert set(samples(seen, "zonerw_zone_query_up").values()) == {0}
+
+
+# --- sources --------------------------------------------------------------------------------
+
+
+def test_without_the_sources_the_servers_are_told_all_the_same(
+    tmp_path: Path, start_web: StartWeb, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Which zones there are is not known, so nothing is said about them; the log says why, once."""
+    caplog.set_level(logging.INFO)
+    config, last_seen = config_of(tmp_path, {"main": start_web().port}), LastSeen()
+    shutil.rmtree(config.zones.sources)
+    for _ in range(3):
+        seen = collect(config, last_seen, GROUPS, 5)
+        assert samples(seen, "zonerw_server_up") == {("main", "main"): 1}
+        assert samples(seen, "zonerw_zone_query_up") == {}
+    config.zones.sources.mkdir()
+    for _ in range(3):
+        collect(config, last_seen, GROUPS, 5)
+    told = [record for record in caplog.records if "sources" in record.getMessage()]
+    assert [record.getMessage() for record in told] == [
+        "sources can't be read",
+        "sources can be read again",
+    ]
+    assert vars(told[0])["reason"] == "No such file or directory"
+    assert vars(told[0])["folder"] == config.zones.sources
+
+
+def test_zones_alone_cannot_be_told_without_the_sources(tmp_path: Path) -> None:
+    """An empty page would look as if there were no zones."""
+    config = config_of(tmp_path, {"main": 80})
+    shutil.rmtree(config.zones.sources)
+    with pytest.raises(SourcesError, match="zones: No such file or directory"):
+        collect(config, LastSeen(), ["zones"], 5)
+
+
+# --- log ------------------------------------------------------------------------------------
+
+
+def test_a_server_s_change_of_state_is_logged(
+    tmp_path: Path, start_web: StartWeb, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The first look counts as a change; a server that stays as it is is not mentioned."""
+    caplog.set_level(logging.INFO)
+    web = start_web()
+    config, last_seen = config_of(tmp_path, {"main": web.port}), LastSeen()
+    for _ in range(2):
+        collect(config, last_seen, ["servers"], 5)
+    web.kill()
+    for _ in range(2):
+        collect(config, last_seen, ["servers"], 5)
+    up, down = caplog.records
+    assert (up.getMessage(), up.levelname, vars(up)["server"]) == ("server up", "INFO", "main")
+    assert 0 < float(vars(up)["seconds"]) < 1
+    assert (down.getMessage(), down.levelname) == ("server down", "WARNING")
+    fields = ("server", "check", "address", "reason", "detail")
+    assert [vars(down)[field] for field in fields] == [
+        "main",
+        "web",
+        "127.0.0.1",
+        "connection refused",
+        "[Errno 111] Connection refused",
+    ]
+
+
+def test_a_look_that_a_later_one_has_overtaken_is_no_news() -> None:
+    """Scrapes overlap, and one with a long timeout ends after those that began after it."""
+    last_seen = LastSeen()
+    assert last_seen.is_news("server main", True, began=1)
+    assert last_seen.is_news("server main", False, began=3)
+    assert not last_seen.is_news("server main", True, began=2)
+    assert not last_seen.is_news("server main", False, began=4)
+    assert last_seen.is_news("server main", True, began=5)

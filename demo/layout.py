@@ -193,7 +193,8 @@ def _write_nsd(layout: Layout, ships: Path, zones: tuple[str, ...]) -> None:
 
 def _primary_values(layout: Layout, own: Path) -> dict[str, str]:
     return {
-        '"/var/lib/nsd/zones"': f'"{layout.published}"',
+        # Without a state file: its usual place is the system's, and a primary has no use for it.
+        '"/var/lib/nsd/zones"': f'"{layout.published}"\n    xfrdfile: ""',
         '"/run/nsd.ctl"': f'"{own / "nsd.ctl"}"',
         "provide-xfr: 192.0.2.1 ": f"provide-xfr: {layout.main} ",
         "provide-xfr: 203.0.113.53 ": f"provide-xfr: {layout.third} ",
@@ -219,7 +220,6 @@ server:
     username: ""
     chroot: ""
     pidfile: ""
-    xfrdfile: ""
     zonelistfile: "{own / "zone.list"}"
     xfrdir: "{own}"
     rrl-ratelimit: 0    # being watched closely is no attack

@@ -1,6 +1,7 @@
 """The stack that demo, system tests and benchmarks stand on: what it starts, it stops."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -123,6 +124,7 @@ def test_a_part_that_fails_says_why_and_takes_the_others_along() -> None:
     assert not processes_of(folder)
     assert said[-1] == f"everything is kept in {folder}"
     assert (folder / "exporter.log").read_text()
+    shutil.rmtree(folder)
 
 
 def test_a_program_that_lacks_is_named_with_its_package(
@@ -135,8 +137,9 @@ def test_a_program_that_lacks_is_named_with_its_package(
 
 
 def test_killed_is_gone_with_all_it_forked(few: Stack) -> None:
-    """NSD's servers die with it, and it can be started again."""
+    """NSD's servers die with it, be they stopped, and it can be started again."""
     primary = few.parts["ns1"]
+    primary.silence()  # or they would see that it is gone, and end by themselves
     primary.kill()
     assert not primary.running
     assert not processes_of(few.layout.folder / "ns1")
@@ -145,7 +148,7 @@ def test_killed_is_gone_with_all_it_forked(few: Stack) -> None:
 
 
 def test_silent_answers_nothing_until_resumed(few: Stack) -> None:
-    """A silenced part runs, keeps its sockets and says nothing; it can be stopped, too."""
+    """A silenced part runs, keeps its sockets and says nothing; its end is in good order."""
     publish(few, 1, few.main)
     wait_for(lambda: few.serial_of("ns1", "example.org") == 1, 5, "serial 1")
     few.parts["ns1"].silence()
@@ -156,6 +159,7 @@ def test_silent_answers_nothing_until_resumed(few: Stack) -> None:
     few.parts["ns1"].silence()
     few.parts["ns1"].stop()
     assert not processes_of(few.layout.folder / "ns1")
+    assert "shutting down" in few.parts["ns1"].tail()
 
 
 def test_a_primary_that_starts_before_its_zone_file_serves_it_after_a_reload(few: Stack) -> None:

@@ -2,10 +2,10 @@
 
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, NoReturn
 
-import click
 import typer
 
 from actions import __main__ as daemon
@@ -44,20 +44,20 @@ ConfigOption = Annotated[
 
 @cli.command()
 def exporter(config: ConfigOption = None) -> None:
-    """Publish the health and the DNS serials of both servers for Prometheus."""
-    raise typer.Exit(exporter_main.run(_read(config)))
+    """Publish health and DNS serials for Prometheus."""
+    _exit(lambda: exporter_main.run(_read(config)))
 
 
 @cli.command()
 def actions(config: ConfigOption = None) -> None:
-    """Rewrite the zones when main goes down or comes back: the daemon."""
-    raise typer.Exit(daemon.run(_read(config)))
+    """Run the daemon that moves the zones."""
+    _exit(lambda: daemon.run(_read(config)))
 
 
 @cli.command()
 def rewrite(
     zones: Annotated[
-        list[str] | None, typer.Argument(metavar="[ZONE…]", show_default=False)
+        list[str] | None, typer.Argument(metavar="ZONE", show_default=False)
     ] = None,
     *,
     forced: Annotated[
@@ -65,28 +65,30 @@ def rewrite(
     ] = False,
     config: ConfigOption = None,
 ) -> None:
-    """Decide which server to serve, and rewrite the zones where that changes them."""
+    """Decide who serves, and rewrite the zones that change."""
     if zones and not forced:
-        raise click.UsageError("zones can be named with --forced only")
-    raise typer.Exit(_rewrite(_read(config), Forced(tuple(zones or ())) if forced else None))
+        raise typer.BadParameter("zones can be named with --forced only")
+    word = Forced(tuple(zones or ())) if forced else None
+    _exit(lambda: _rewrite(_read(config), word))
 
 
 @cli.command()
 def demo() -> None:
-    """Show the main job on this machine's loopback, from real parts."""
-    raise typer.Exit(story.run())
+    """Show the main job on loopback, from real parts."""
+    _exit(story.run)
 
 
-def main() -> NoReturn:
-    """Run the command line; exit status 2 is wrong usage, 130 interrupted."""
+def main() -> None:
+    """Run the command line; exit status 2 is wrong usage."""
+    cli()
+
+
+def _exit(command: Callable[[], int]) -> NoReturn:
+    """Exit with a command's status; 130 when it was interrupted."""
     try:
-        status = cli(standalone_mode=False)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
-    except (click.Abort, KeyboardInterrupt):
-        sys.exit(130)
-    sys.exit(status)
+        raise typer.Exit(command())
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
 
 
 def _read(path: Path | None) -> Config:

@@ -61,6 +61,7 @@ class Behind:
 
     serial: int | None
     reason: str
+    asked: bool = True  # since that serial is wanted
 
 
 @dataclass(frozen=True)
@@ -138,7 +139,7 @@ class Follower:
                     continue
                 self._wanted[zone] = rdata
                 self._since[zone] = now
-                self._seen[zone] = Behind(self._serial(zone), "not asked yet")
+                self._seen[zone] = Behind(self._serial(zone), "not asked yet", asked=False)
                 self._fresh = True
             self._news.notify_all()
 
@@ -153,9 +154,12 @@ class Follower:
             return {zone: n for zone in self._seen if (n := self._serial(zone)) is not None}
 
     def wait(self, until: float) -> dict[str, Serves | Behind]:
-        """Wait until nothing lags, or the monotonic time `until`; then how each zone stands."""
+        """Wait until nothing lags, or the monotonic time `until`; then how each zone stands.
+
+        Nobody waits for a secondary that gives no answer.
+        """
         with self._news:
-            self._news.wait_for(lambda: not self._lagging(), max(0.0, until - time.monotonic()))
+            self._news.wait_for(lambda: not self._coming(), max(0.0, until - time.monotonic()))
             return dict(self._seen)
 
     # The thread.
@@ -240,8 +244,11 @@ class Follower:
         with self._news:
             self._news.wait_for(lambda: self._fresh or self._stopping, seconds)
 
-    def _lagging(self) -> bool:
-        return any(isinstance(seen, Behind) for seen in self._seen.values())
+    def _coming(self) -> bool:
+        return any(
+            isinstance(seen, Behind) and (seen.serial is not None or not seen.asked)
+            for seen in self._seen.values()
+        )
 
     def _serial(self, zone: str) -> int | None:
         seen = self._seen.get(zone)

@@ -6,7 +6,6 @@ import time
 
 from logfmter import Logfmter
 
-
 INFO = logging.INFO
 WARNING = logging.WARNING
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from processes import processes_of
 
 from demo.layout import fill
 from demo.parts import PartError
@@ -200,16 +201,3 @@ def publish(stack: Stack, serial: int, address: str) -> None:
     (stack.layout.published / "example.org").write_text(text)
     control = ["/usr/sbin/nsd-control", "-c", str(stack.layout.folder / "ns1" / "nsd.conf")]
     subprocess.run([*control, "reload"], check=True, capture_output=True)
-
-
-def processes_of(folder: Path) -> list[str]:
-    """The command lines that name the folder: every part's does, and its forks' do."""
-    found = []
-    for process in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            line = process.read_bytes().replace(b"\0", b" ").decode(errors="replace")
-        except OSError:
-            continue  # ended while we were looking
-        if str(folder) in line:
-            found.append(line)
-    return found

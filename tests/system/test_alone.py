@@ -1,0 +1,133 @@
+"""Parts of the whole missing: the cron-only way, and webhooks alone."""
+
+import re
+from collections.abc import Iterator
+
+import pytest
+import requests
+
+from demo.stack import Stack, wait_for
+
+SOON = 30.0
+WEB_AND_DNS = ("web-main", "web-backup", "ns1", "ns2", "ns3")
+
+
+def no_alertmanager(text: str) -> str:
+    """Take the section out of the configuration."""
+    changed = re.sub(r"(?m)^\[alertmanager\].*\n(?:[^\[\n].*\n|\n)*", "", text)
+    assert changed != text
+    return changed
+
+
+def at(stack: Stack, address: str) -> bool:
+    """Whether every nameserver points every zone there."""
+    return {stack.address_of(ns, zone) for ns in stack.nameservers for zone in stack.zones} == {
+        address
+    }
+
+
+@pytest.fixture
+def alone() -> Iterator[Stack]:
+    """Web servers and name servers only."""
+    with Stack(parts=WEB_AND_DNS, edit=no_alertmanager) as stack:
+        yield stack
+
+
+def test_the_cron_only_way(alone: Stack) -> None:
+    """`zonerw rewrite` from cron: it looks by itself, and says nothing when nothing changed."""
+    first = alone.zonerw("rewrite")
+    assert (first.returncode, first.stderr) == (0, "")
+    assert at(alone, alone.main)
+    serial = alone.serial_of("ns3", "example.org")
+    assert serial is not None
+
+    quiet = alone.zonerw("rewrite")
+    assert (quiet.returncode, quiet.stdout, quiet.stderr) == (0, "", "")
+
+    alone.parts["web-main"].kill()
+    over = alone.zonerw("rewrite")
+    assert over.returncode == 0
+    assert over.stdout.startswith("serving backup since ")
+    assert "main: down in 3 looks (web: connection refused)" in over.stdout
+    assert f"example.org {serial + 1} published\n  ns2 serves it\n  ns3 serves it\n" in over.stdout
+    assert at(alone, alone.backup)
+
+    alone.parts["web-main"].start()
+    assert alone.zonerw("rewrite").stdout.startswith("serving main since ")
+    assert at(alone, alone.main)
+    assert alone.serial_of("ns3", "example.org") == serial + 2
+
+
+def test_the_cron_only_way_with_an_unreachable_secondary(alone: Stack) -> None:
+    """It is reported, and it is no failure; the next run brings it up to date."""
+    alone.zonerw("rewrite")
+    alone.parts["ns3"].kill()
+    done = alone.zonerw("rewrite", "--forced", timeout=60)
+    assert done.returncode == 0
+    assert re.search(r"example\.org \d+ published\n  ns2 serves it\n  ns3 not yet", done.stdout)
+    alone.parts["ns3"].start()
+    assert alone.zonerw("rewrite").returncode == 0
+    assert alone.serial_of("ns3", "example.org") == alone.serial_of("ns1", "example.org")
+
+
+def test_a_refused_source_on_the_command_line(alone: Stack) -> None:
+    """Exit status 1, file and line on standard error, the old zone served on."""
+    alone.zonerw("rewrite")
+    serial = alone.serial_of("ns1", "example.org")
+    path = alone.layout.sources / "example.org.base"
+    path.write_text(path.read_text() + "broken A 192.0.2.300\n")
+    done = alone.zonerw("rewrite", "--forced", "example.org")
+    assert done.returncode == 1
+    line = path.read_text().count("\n")
+    assert f"example.org: accept failed: {path}:{line}: " in done.stderr
+    assert alone.serial_of("ns1", "example.org") == serial
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("rewrite", "example.org"), "zones can be named with --forced only"),
+        (("rewrite", "--config", "/nowhere.toml"), "/nowhere.toml: "),
+        (("rewrit",), "No such command"),
+    ],
+)
+def test_wrong_usage(alone: Stack, words: tuple[str, ...], said: str) -> None:
+    """Exit status 2, and one clear reason."""
+    done = alone.zonerw(*words)
+    assert done.returncode == 2
+    assert said in done.stderr
+
+
+def test_the_daemon_without_alertmanager() -> None:
+    """It looks by itself, and moves the zones when so many looks in a row failed."""
+    with Stack(parts=(*WEB_AND_DNS, "actions"), poll="100ms", edit=no_alertmanager) as stack:
+        wait_for(lambda: at(stack, stack.main), SOON, "main")
+        stack.parts["web-main"].kill()
+        wait_for(lambda: at(stack, stack.backup), SOON, "the backup")
+        stack.parts["web-main"].start()
+        wait_for(lambda: at(stack, stack.main), SOON, "main")
+
+
+def test_the_webhook_alone_is_enough() -> None:
+    """With a poll that never comes: Alertmanager's word arrives when it fires and resolves."""
+    with Stack(poll="1h") as stack:
+        stack.settle()
+        stack.parts["web-main"].kill()
+        wait_for(lambda: at(stack, stack.backup), SOON, "the backup")
+        stack.parts["web-main"].start()
+        wait_for(lambda: at(stack, stack.main), SOON, "main")
+
+
+def test_a_dead_alertmanager_is_no_evidence() -> None:
+    """A webhook that can't be checked moves nothing: 503, so that it comes again."""
+    with Stack(parts=("ns1", "actions"), poll="100ms") as stack:
+        firing = {"status": "firing", "labels": {"alertname": "MainDown", "server": "main"}}
+        payload = {"version": "4", "alerts": [firing]}
+        answer = stack.post("/webhook", payload, stack.layout.webhook_token)
+        assert answer.status_code == 503
+        assert answer.json()["missing"] == "Alertmanager can't be asked: connection failed"
+        assert stack.address_of("ns1", "example.org") == stack.main
+        forced = stack.post("/rewrite", {"mode": "forced"}, stack.layout.operator_token)
+        assert forced.status_code == 200
+        page = requests.get(stack.layout.url("actions") + "/metrics", timeout=5).text
+        assert "zonerw_alertmanager_up 0.0" in page

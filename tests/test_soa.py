@@ -222,16 +222,16 @@ def test_one_try_never_resends() -> None:
 
 
 def test_zones_that_are_never_answered_hold_up_no_other() -> None:
-    """The answers of all others come, though the first 300 are met with silence."""
-    ignored = [f"no{n}.example" for n in range(300)]
-    served = [f"zone{n}.example" for n in range(200)]
+    """The answers of all others come, though the first 200 are met with silence."""
+    ignored = [f"no{n}.example" for n in range(200)]
+    served = [f"zone{n}.example" for n in range(50)]
 
     def only_served(_: Responder, question: dns.message.Message) -> list[bytes]:
         name = question.question[0].name.to_text()
         return [] if name.startswith("no") else [reply_to(question).to_wire()]
 
     with Responder(only_served) as responder:
-        answers = ask(responder.nameserver, ignored + served, 1.5)
+        answers = ask(responder.nameserver, ignored + served, 2)
     assert {zone for zone, answer in answers.items() if isinstance(answer, Serial)} == set(served)
 
 

@@ -14,7 +14,7 @@ from dns.serial import Serial
 from demo.parts import PartError
 from demo.shipped import MissingError
 from demo.stack import Stack
-from demo.watch import Seen, Watch
+from demo.watch import Reached, Seen, Watch, since
 
 # What is promised at one-second intervals is far less; this is how long the story waits for it.
 _PROMISED_SECONDS = 20.0
@@ -101,57 +101,61 @@ def _move(
 ) -> Mapping[str, float]:
     """Wait until every zone points there, everywhere, with a serial one higher than before."""
     before = watch.serials()
-    right = _points_at(address)
     reached = watch.wait(
         lambda nameserver, zone, seen: (
-            right(nameserver, zone, seen) and seen.serial != before[nameserver, zone]
+            seen.address == address and seen.serial != before[nameserver, zone]
         ),
         _PROMISED_SECONDS,
         stack.nameservers,
     )
-    _all_of(stack, reached, promise)
-    _one_higher(before, watch.serials())
-    return {nameserver: at - clock.began for nameserver, at in reached.items()}
+    return _seconds(stack, before, reached, clock, promise)
 
 
 def _force(stack: Stack, watch: Watch, clock: _Clock) -> Mapping[str, float]:
     before = watch.serials()
     answer = stack.post("/rewrite", {"mode": "forced"}, stack.layout.operator_token)
     clock.tell(time.monotonic(), "actions", f"answers {answer.status_code}")
-    if answer.status_code != 200:  # noqa: PLR2004 - OK
+    if not answer.ok:
         raise PromiseBrokenError(f"the forced rewrite was answered {answer.text}")
     reached = watch.wait(
         lambda nameserver, zone, seen: seen.serial != before[nameserver, zone],
         _PROMISED_SECONDS,
         stack.nameservers,
     )
-    _all_of(stack, reached, "has the forced rewrite")
-    _one_higher(before, watch.serials())
-    return {nameserver: at - clock.began for nameserver, at in reached.items()}
+    return _seconds(stack, before, reached, clock, "has the forced rewrite")
+
+
+def _seconds(
+    stack: Stack,
+    before: Mapping[tuple[str, str], int | None],
+    reached: Reached,
+    clock: _Clock,
+    promise: str,
+) -> Mapping[str, float]:
+    """Seconds from the act to each nameserver; every serial has to be one higher than before."""
+    _all_of(stack, reached, promise)
+    for nameserver, zones in reached.items():
+        for zone, seen in zones.items():
+            old = before[nameserver, zone]
+            if old is None or seen.serial is None or Serial(old) + 1 != Serial(seen.serial):
+                raise PromiseBrokenError(
+                    f"{zone} went from serial {old} to {seen.serial} at {nameserver};"
+                    " expected one higher"
+                )
+    return {nameserver: at - clock.began for nameserver, at in since(reached).items()}
 
 
 def _points_at(address: str) -> Callable[[str, str, Seen], bool]:
     return lambda _nameserver, _zone, seen: seen.address == address
 
 
-def _all_of(stack: Stack, reached: Mapping[str, float], promise: str) -> None:
+def _all_of(stack: Stack, reached: Reached, promise: str) -> None:
     late = [nameserver for nameserver in stack.nameservers if nameserver not in reached]
     if late:
         raise PromiseBrokenError(
             f"within {_PROMISED_SECONDS:g} s, not every zone {promise} at {', '.join(late)};"
             f" the end of actions' log:\n{stack.parts['actions'].tail()}"
         )
-
-
-def _one_higher(
-    before: Mapping[tuple[str, str], int | None], after: Mapping[tuple[str, str], int | None]
-) -> None:
-    for (nameserver, zone), serial in after.items():
-        old = before[nameserver, zone]
-        if old is None or serial is None or Serial(old) + 1 != Serial(serial):
-            raise PromiseBrokenError(
-                f"{zone} went from serial {old} to {serial} at {nameserver}; expected one higher"
-            )
 
 
 def _table(columns: Mapping[str, Mapping[str, float]]) -> str:

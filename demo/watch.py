@@ -19,6 +19,7 @@ from demo.stack import Stack
 # The precision of everything measured; asking more often would load the machine that is measured.
 _LOOK_SECONDS = 0.02
 
+Reached = Mapping[str, Mapping[str, "Seen"]]  # nameserver -> zone -> what it answers
 Tell = Callable[[float, str, str], None]  # monotonic seconds, who, what
 
 
@@ -69,23 +70,27 @@ class Watch:
 
     def wait(
         self, right: Callable[[str, str, Seen], bool], timeout: float, nameservers: Collection[str]
-    ) -> Mapping[str, float]:
+    ) -> Reached:
         """Wait until all zones are `right(nameserver, zone, seen)` at these nameservers.
 
-        Returns when (monotonic) each had all of them so; a nameserver that did not is not in it.
+        Returns nameserver -> zone -> what was seen; without those that were not right in time.
         """
 
-        def done(nameserver: str) -> bool:
-            places = [(nameserver, zone) for zone in self._stack.zones]
-            return all(place in self._seen and right(*place, self._seen[place]) for place in places)
+        def right_at(nameserver: str) -> dict[str, Seen] | None:
+            seen = {zone: self._seen.get((nameserver, zone)) for zone in self._stack.zones}
+            found = {z: s for z, s in seen.items() if s and right(nameserver, z, s)}
+            return found if len(found) == len(seen) else None
+
+        reached: dict[str, dict[str, Seen]] = {}
+
+        def done() -> bool:
+            reached.clear()
+            reached.update({name: its for name in nameservers if (its := right_at(name))})
+            return len(reached) == len(nameservers)
 
         with self._changed:
-            self._changed.wait_for(lambda: all(map(done, nameservers)), timeout)
-            return {
-                nameserver: max(self._seen[nameserver, zone].since for zone in self._stack.zones)
-                for nameserver in nameservers
-                if done(nameserver)
-            }
+            self._changed.wait_for(done, timeout)
+        return reached
 
     def _repeat(self, look: Callable[[], None]) -> None:
         while not self._ending.wait(_LOOK_SECONDS):
@@ -180,3 +185,8 @@ _SAYINGS: Mapping[str, Callable[[Mapping[str, str]], str]] = {
     "exporter": _exporter_says,
     "actions": _actions_says,
 }
+
+
+def since(reached: Reached) -> dict[str, float]:
+    """Since when each nameserver has had all its zones so (monotonic seconds)."""
+    return {name: max(seen.since for seen in its.values()) for name, its in reached.items()}

@@ -56,9 +56,7 @@ def actions(config: ConfigOption = None) -> None:
 
 @cli.command()
 def rewrite(
-    zones: Annotated[
-        list[str] | None, typer.Argument(metavar="ZONE", show_default=False)
-    ] = None,
+    zones: Annotated[list[str] | None, typer.Argument(metavar="ZONE", show_default=False)] = None,
     *,
     forced: Annotated[
         bool, typer.Option("--forced", help="Accept the edited sources and publish them anew.")

@@ -13,6 +13,7 @@ from actions.notify import Observer
 from exporter.config import Config
 
 TRIGGERS = ("start", "webhook", "timer", "request")
+STEPS = ("state", "accept", "render", "write", "reload", "verify")
 
 # From the steps of a switch on loopback (milliseconds) to one that waits out its deadline.
 _STEP_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
@@ -62,12 +63,18 @@ class Metrics:
         self.webhook_alerts = self._counter(
             "webhook_alerts", "Alerts of ours received by webhook.", ["alertname", "status"]
         )
-        self._alertmanager_up = self._gauge(
-            "alertmanager_up", "Whether Alertmanager could be asked the last time.", []
+        # Registered when first known: without labels they would start as 0.
+        self._alertmanager_up = Gauge(
+            "zonerw_alertmanager_up",
+            "Whether Alertmanager could be asked the last time.",
+            registry=None,
         )
-        self._alertmanager_answer = self._gauge(
-            "alertmanager_last_answer_timestamp_seconds", "When Alertmanager answered last.", []
+        self._alertmanager_answer = Gauge(
+            "zonerw_alertmanager_last_answer_timestamp_seconds",
+            "When Alertmanager answered last.",
+            registry=None,
         )
+        self._registered: set[Gauge] = set()
         self._start(config)
 
     def meant(self, server: str, since: datetime) -> None:
@@ -88,9 +95,9 @@ class Metrics:
 
     def alertmanager(self, now: datetime, *, up: bool) -> None:
         """Show whether Alertmanager answered."""
-        self._alertmanager_up.set(up)
+        self._set(self._alertmanager_up, up)
         if up:
-            self._alertmanager_answer.set(now.timestamp())
+            self._set(self._alertmanager_answer, now.timestamp())
 
     def observer(self) -> Observer:
         """What followers tell of the secondaries."""
@@ -103,6 +110,8 @@ class Metrics:
     def _start(self, config: Config) -> None:
         for trigger in TRIGGERS:
             self.converges.labels(trigger)
+        for step in STEPS:
+            self.failures.labels(step)
         for name in config.secondaries:
             self._notifies.labels(name)
             self._notify_failures.labels(name)
@@ -110,6 +119,12 @@ class Metrics:
         for alertname in witness.DOWN_ALERTS:
             for status in ("firing", "resolved"):
                 self.webhook_alerts.labels(alertname, status)
+
+    def _set(self, gauge: Gauge, value: float) -> None:
+        gauge.set(value)
+        if gauge not in self._registered:
+            self._registered.add(gauge)
+            self.registry.register(gauge)
 
     def _gauge(self, name: str, text: str, labels: list[str]) -> Gauge:
         return Gauge(f"zonerw_{name}", text, labels, registry=self.registry)

@@ -14,8 +14,8 @@ import uvicorn
 
 from actions import auth, notify
 from actions.app import create_app
-from actions.converge import Converger, Forced, Outcome, Trigger
-from actions.metrics import Metrics
+from actions.converge import Converger, Forced, Outcome
+from actions.metrics import Metrics, Trigger
 from actions.notify import Follower
 from actions.state import StateError
 from actions.worker import Worker

@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
 
 from dns.rdtypes.ANY.SOA import SOA
 from dns.serial import Serial
@@ -21,15 +20,12 @@ from dns.serial import Serial
 from actions import files, nameserver, witness, zone
 from actions.accept import accept
 from actions.decide import decide
-from actions.metrics import Metrics
+from actions.metrics import Metrics, Step, Trigger
 from actions.state import Meant, State, StateError
 from exporter import soa, zonefile
 from exporter.config import Config
 
 log = logging.getLogger(__name__)
-
-Trigger = Literal["start", "webhook", "timer", "request"]
-Step = Literal["state", "accept", "render", "write", "reload", "verify"]
 
 # The primary is on this machine: it answers at once, or not at all.
 _PRIMARY_SECONDS = 0.5

@@ -5,6 +5,7 @@ Who counts what is decided where it happens; this module owns the words.
 
 from collections.abc import Iterable
 from datetime import datetime
+from typing import Literal, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
@@ -12,8 +13,9 @@ from actions import witness
 from actions.notify import Observer
 from exporter.config import Config
 
-TRIGGERS = ("start", "webhook", "timer", "request")
-STEPS = ("state", "accept", "render", "write", "reload", "verify")
+# What makes converge run, and where it can fail.
+Trigger = Literal["start", "webhook", "timer", "request"]
+Step = Literal["state", "accept", "render", "write", "reload", "verify"]
 
 # From the steps of a switch on loopback (milliseconds) to one that waits out its deadline.
 _STEP_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
@@ -108,9 +110,9 @@ class Metrics:
         )
 
     def _start(self, config: Config) -> None:
-        for trigger in TRIGGERS:
+        for trigger in get_args(Trigger):
             self.converges.labels(trigger)
-        for step in STEPS:
+        for step in get_args(Step):
             self.failures.labels(step)
         for name in config.secondaries:
             self._notifies.labels(name)

@@ -11,7 +11,8 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
-from actions.converge import Forced, Outcome, Trigger
+from actions.converge import Forced, Outcome
+from actions.metrics import Trigger
 
 log = logging.getLogger(__name__)
 

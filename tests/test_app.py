@@ -15,8 +15,8 @@ import uvicorn
 
 from actions.app import create_app
 from actions.auth import MAX_BODY_BYTES, Tokens
-from actions.converge import Forced, Outcome, Trigger, ZoneOutcome
-from actions.metrics import Metrics
+from actions.converge import Forced, Outcome, ZoneOutcome
+from actions.metrics import Metrics, Trigger
 from actions.state import Meant, StateError
 from actions.worker import Worker
 from exporter import config as configuration

@@ -7,7 +7,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from actions.converge import Forced, Outcome, Trigger
+from actions.converge import Forced, Outcome
+from actions.metrics import Trigger
 from actions.state import Meant
 from actions.worker import Worker
 

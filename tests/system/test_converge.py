@@ -11,9 +11,9 @@ import pytest
 from dns.serial import Serial
 
 from actions import converge, files, nameserver
-from actions.converge import Converger, Forced, Outcome, Trigger
+from actions.converge import Converger, Forced, Outcome
 from actions.decide import Word
-from actions.metrics import Metrics
+from actions.metrics import Metrics, Trigger
 from actions.state import State, StateError
 from actions.witness import Evidence
 from actions.zone import serial_of

@@ -166,7 +166,7 @@ def _read(zone: str, content: bytes) -> _ByType | Fault:
     except (dns.exception.DNSException, ValueError) as error:  # ValueError: a number too long
         # How far it has read is the one place that all of its errors leave behind.
         line = text.count("\n", 0, max(file.tell() - 1, 0)) + 1
-        reason = re.sub(r"^<\w+>:\d+: ", "", str(error)) or "syntax error"
+        reason = re.sub(r"^<\w+>:\d+: ", "", str(error))
         return Fault(line, reason)
     by_type: _ByType = {}
     for name, ttl, rdata in zone_read.iterate_rdatas():
@@ -180,13 +180,12 @@ def _text(content: bytes) -> str:
     r"""A zone file as dnspython is to see it.
 
     A byte beyond ASCII as `\DDD`, since as a character it would count as two; a carriage return
-    within a line, only allowed in comments, as a blank, since it would end the line.
+    as a blank, since in a comment it would end the line.
     """
-    content = content.replace(b"\r\n", b"\n").replace(b"\r", b" ")
     return re.sub(
         rb"\\?([\x80-\xff])|\\.",
         lambda match: b"\\%03d" % match[1][0] if match[1] else match[0],
-        content,
+        content.replace(b"\r", b" "),
     ).decode("ascii")
 
 
@@ -225,8 +224,7 @@ def points_to(source: Source, published: bytes, servers: Mapping[str, Server]) -
     candidates = [
         name
         for name, server in servers.items()
-        if published_there
-        and all(there & set(map(str, server.addresses)) for there in published_there)
+        if all(there & set(map(str, server.addresses)) for there in published_there)
     ]
     return candidates[0] if len(candidates) == 1 else None
 

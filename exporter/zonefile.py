@@ -9,7 +9,7 @@ before the `;` on that line (parentheses aside). That token is replaced if it is
 marker's kind; inside its quotes, if it has any. Otherwise the value is inserted right before the
 `;`, with a blank after it, and one before it unless a blank, a line's start or a `(` is there
 already; but not after a text that holds an address, say `"ip4:192.0.2.1"`, which is refused.
-An escaped `@` begins no marker.
+NAME must be a server in both forms. An escaped `@` begins no marker.
 """
 
 import ipaddress
@@ -160,13 +160,14 @@ def _soa_faults(zone: str, records: list[Record]) -> Iterator[Fault]:
     soas = [record for record in records if record.type == "SOA"]
     if not soas:
         yield Fault(1, "no SOA record")
-    for soa in soas[:1]:
-        if soa.owner != dns.name.from_text(zone):
-            yield Fault(soa.line, f"the SOA record is that of {soa.owner}, not of {zone}.")
-    for soa in soas[1:]:
-        yield Fault(soa.line, f"another SOA record; the first is in line {soas[0].line}")
-    if soas and not any(slot.family is None for record in records for slot in record.slots):
-        yield Fault(soas[0].line, "no @serial number@ in the SOA record")
+        return
+    first, *others = soas
+    if first.owner != dns.name.from_text(zone):
+        yield Fault(first.line, f"the SOA record is that of {first.owner}, not of {zone}.")
+    for soa in others:
+        yield Fault(soa.line, f"another SOA record; the first is in line {first.line}")
+    if not any(slot.family is None for record in records for slot in record.slots):
+        yield Fault(first.line, "no @serial number@ in the SOA record")
 
 
 def _server_fault(slot: Slot, name: str, servers: Mapping[str, Server]) -> str | None:
@@ -242,14 +243,12 @@ def _name(token: Token, origin: dns.name.Name, faults: list[Fault]) -> dns.name.
 
 def _ttl_and_type(tokens: list[Token], at: int) -> tuple[bytes | None, int]:
     """The stated TTL, and where the type stands: after TTL and class, in either order."""
-    ttl, class_seen = None, False
+    ttl = None
     while at < len(tokens):
         text = tokens[at].text
         if ttl is None and _TTL.fullmatch(text):
             ttl = text
-        elif not class_seen and _CLASS.fullmatch(text):
-            class_seen = True
-        else:
+        elif not _CLASS.fullmatch(text):
             break
         at += 1
     return ttl, at
@@ -264,7 +263,7 @@ _SPELLING = (
 _MARKER = rb"(?P<marker>@(?:serial number|IP(?P<six>6)?(?::(?P<server>[a-z0-9-]+))?)@)"
 # What was surely meant to be one. The last line: left open, and not within a mail address.
 _NEAR_MISS = (
-    rb"@[ \t]*(?i:ip[ \t]*:?[ \t]*[a-z0-9:_-]*|serial[ \t]*[a-z0-9_-]*)[ \t]*@"
+    rb"@[ \t]?(?i:ip[ \t]?:?[ \t]?[a-z0-9:_-]*|serial[ \t]*[a-z0-9_-]*)[ \t]?@"
     rb"|(?<![A-Za-z0-9._%+-])@IP6?(?::[a-z0-9-]*)?(?![A-Za-z0-9._:@-])"
 )
 _IN_TOKEN = re.compile(rb"\\.|" + _MARKER + rb"|(?P<near>" + _NEAR_MISS + rb")", re.DOTALL)
@@ -287,37 +286,42 @@ def _rdata(
     entry: "_Entry", at: int, rtype: str, faults: list[Fault]
 ) -> tuple[tuple[Token, ...], tuple[Slot, ...]]:
     """The record's data, inserted values among them, and the slots of the whole record."""
-    placed: list[tuple[Token, Slot]] = []
-    for token in entry.tokens:
-        for match in _marks(token):
-            if match["near"]:
-                faults.append(Fault(token.line, f"{match[0].decode()} is {_SPELLING}"))
-                continue
-            start = token.start + match.start()
-            placed.append((token, _slot(match, start, token.start + match.end(), rtype)))
-    inserted = []
-    for comment, last in entry.comments:
-        match_or_none = _IN_COMMENT.match(comment.text)
-        if not match_or_none or (last and last.text == match_or_none["marker"]):
-            continue
-        token, slot = _named_by_comment(match_or_none, comment, last, rtype)
-        placed.append((token, slot))
-        if token is not last:
-            inserted.append(token)
-            if last and rtype in _TEXT and _ADDRESS_WITHIN.search(last.text):
-                text = f"{slot.marker} would add a string to one that holds an address: {_INLINE}"
-                faults.append(Fault(comment.line, text))
+    placed = [*_inline(entry.tokens, rtype, faults), *_by_comments(entry.comments, rtype, faults)]
+    placed.sort(key=lambda place: place[1].start)
     begin = entry.tokens[at].end if at < len(entry.tokens) else entry.end
-    rdata = [t for t in (*entry.tokens[at + 1 :], *inserted) if t.start >= begin]
-    rdata.sort(key=lambda token: token.start)
+    inserted = [token for token, _ in placed if not token.text and token.start >= begin]
+    rdata = sorted([*entry.tokens[at + 1 :], *inserted], key=lambda token: token.start)
     if not entry.opened:  # else it is not known what belongs to the record
         faults += [
             Fault(token.line, f"{slot.marker} {wrong}")
             for token, slot in placed
             if (wrong := _misplaced(slot, token, rtype, rdata))
         ]
-    slots = sorted((slot for _, slot in placed), key=lambda slot: slot.start)
-    return tuple(rdata), tuple(slots)
+    return tuple(rdata), tuple(slot for _, slot in placed)
+
+
+def _inline(tokens: list[Token], rtype: str, faults: list[Fault]) -> Iterator[tuple[Token, Slot]]:
+    for token in tokens:
+        for match in _marks(token):
+            if match["near"]:
+                faults.append(Fault(token.line, f"{match[0].decode()} is {_SPELLING}"))
+            else:
+                start = token.start + match.start()
+                yield token, _slot(match, start, token.start + match.end(), rtype)
+
+
+def _by_comments(
+    comments: list[tuple[Token, Token | None]], rtype: str, faults: list[Fault]
+) -> Iterator[tuple[Token, Slot]]:
+    for comment, last in comments:
+        match = _IN_COMMENT.match(comment.text)
+        if not match or (last and last.text == match["marker"]):
+            continue
+        token, slot = _named_by_comment(match, comment, last, rtype)
+        if last and token is not last and rtype in _TEXT and _ADDRESS_WITHIN.search(last.text):
+            text = f"{slot.marker} would add a string to one that holds an address: {_INLINE}"
+            faults.append(Fault(comment.line, text))
+        yield token, slot
 
 
 def _named_by_comment(

@@ -119,6 +119,7 @@ def test_a_comments_marker_inserts_where_there_is_no_value(text: str, expected: 
         "www A 192.0.2.9 ;; @IP@",
         "www A 192.0.2.9 ; @IP@, at most times",
         "www A 192.0.2.9 ; @IP@@IP@",
+        "www A 192.0.2.9 ; @IP@\rx",
         "www A 192.0.2.9 ; @serial number@@",
         "; @IP@",
         "  ; @IP@\nwww A 192.0.2.9",

@@ -27,7 +27,7 @@ ADDRESSES = {
     6: {"main": "2001:db8::1", "third": "2001:db8::3"},
 }
 
-profile = settings(derandomize=True, deadline=None, max_examples=200)
+profile = settings(derandomize=True, deadline=None, max_examples=100)
 
 Value = Callable[[str, int], str]  # by the server that serves, and the serial
 

@@ -292,6 +292,7 @@ def test_a_named_server_must_have_an_address_of_the_family(text: str) -> None:
     ("text", "fault"),
     [
         ("www TXT @serial number@", "5: @serial number@ must be the entire serial field of the"),
+        ("www TXT a b @serial number@", "5: @serial number@ must be the entire serial field of"),
         ("www A ; @serial number@", "5: @serial number@ must be the entire serial field of the"),
         ("www 60 ; @serial number@", "5: @serial number@ must be the entire serial field of the"),
         ("www A 192.0.2.1 @IP@", "5: @IP@ must be the entire data of the A record"),

@@ -5,17 +5,18 @@ import logging
 import signal
 import socket
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
 import uvicorn
+from dns.rdtypes.ANY.SOA import SOA
 
 from actions import auth, notify
 from actions.app import create_app
-from actions.converge import Converger, Forced, Outcome
-from actions.metrics import Metrics, Trigger
+from actions.converge import Around, Converger
+from actions.metrics import Metrics
 from actions.notify import Follower
 from actions.state import StateError
 from actions.worker import Worker
@@ -28,9 +29,11 @@ log = logging.getLogger(__name__)
 _GRACE_SECONDS = 2  # for answers under way when we are told to stop
 
 
-def follow(config: Config, metrics: Metrics) -> list[Follower]:
+def follow(
+    config: Config, metrics: Metrics, ahead: Callable[[], object] = lambda: None
+) -> list[Follower]:
     """Make a follower for each secondary; KeyFileError if its key can't be read."""
-    observer = metrics.observer()
+    observer = metrics.observer(ahead)
     return [
         Follower(
             name, secondary, notify.read_key(secondary.tsig) if secondary.tsig else None, observer
@@ -39,32 +42,20 @@ def follow(config: Config, metrics: Metrics) -> list[Follower]:
     ]
 
 
-def serials_seen(followers: Sequence[Follower]) -> Mapping[str, Mapping[str, int]]:
-    """Nameserver -> zone -> the serial it answered with last."""
-    return {follower.name: follower.serials() for follower in followers}
-
-
 def run(config: Config) -> int:
     """Serve until told to stop; returns the exit status."""
     logs.to_stderr()
     metrics = Metrics(config)
     try:
         tokens = auth.read_tokens(config.actions)
-        followers = follow(config, metrics)
-        converger = Converger(config, metrics, lambda: serials_seen(followers))
+        followers = follow(config, metrics, ahead=lambda: worker.wake("secondary"))
+        converger = Converger(config, metrics, _around(followers))
         converger.prepare()
     except (auth.TokenFileError, notify.KeyFileError, StateError) as error:
         log.error("can't start", extra={"reason": str(error)})  # noqa: TRY400 - no traceback
         return 2
-
-    def converge(trigger: Trigger, forced: Forced | None) -> Outcome:
-        outcome = converger.run(trigger, forced)
-        for follower in followers:
-            follower.want(outcome.served)
-        return outcome
-
     alertmanager, policy = config.alertmanager, config.policy
-    worker = Worker(converge, alertmanager.poll if alertmanager else policy.every)
+    worker = Worker(converger.run, alertmanager.poll if alertmanager else policy.every)
     listening = _listen(config)
     if listening is None:
         return 1
@@ -91,8 +82,21 @@ def run(config: Config) -> int:
     finally:
         worker.stop()
         for follower in followers:
+            follower.end()
+        for follower in followers:
             follower.stop()
     return 0
+
+
+def _around(followers: Sequence[Follower]) -> Around:
+    def served(soas: Mapping[str, SOA]) -> None:
+        for follower in followers:
+            follower.want(soas)
+
+    return Around(
+        secondaries=lambda _: {follower.name: follower.serials() for follower in followers},
+        served=served,
+    )
 
 
 def _listen(config: Config) -> socket.socket | None:

@@ -5,7 +5,9 @@ nothing left to check. What passes is kept in the state; publishing it is conver
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from actions import nameserver, zone
 from actions.state import State
@@ -13,44 +15,74 @@ from exporter import zonefile
 from exporter.config import Config
 
 
-def accept(config: Config, state: State, names: tuple[str, ...]) -> Mapping[str, str | None]:
+@dataclass(frozen=True)
+class Verdict:
+    """What became of one source, and why: a line for each fault, with file and line number."""
+
+    kind: Literal["accepted", "refused", "vanished", "retired"]
+    why: str = ""
+
+
+def accept(config: Config, state: State, names: tuple[str, ...]) -> Mapping[str, Verdict]:
     """Accept the named zones' sources, or all there are.
 
-    Returns for each zone None, or why it is refused: a line for each fault, with file and line
-    number. What was accepted before stays so where the new source is refused.
+    What was accepted before stays so where the new source is refused. So it does where the source
+    has vanished, until a person names that zone: a folder that is not mounted retires nothing.
     """
     folder = config.zones.sources
     try:
         found = zonefile.find(folder)
     except OSError as error:
-        reason = f"{folder}: can't be read: {error.strerror}"
-        return dict.fromkeys(names or (str(folder),), reason)
-    verdicts: dict[str, str | None] = {}
-    passed: dict[str, bytes] = {}
-    for name in names or tuple(found.paths):
-        path = found.paths.get(name)
-        if path is None:
-            verdicts[name] = f"{folder / (name + zonefile.SUFFIX)}: no such source"
-            continue
-        try:
-            passed[name] = _checked(config, name, path)
-            verdicts[name] = None
-        except zonefile.SourceRefused as refused:
-            verdicts[name] = "\n".join(
-                f"{path}:{fault}" if fault.line else f"{path}: {fault.text}"
-                for fault in refused.faults
-            )
-        except OSError as error:
-            verdicts[name] = f"{path}: can't be read: {error.strerror}"
+        unread = Verdict("refused", f"{folder}: can't be read: {error.strerror}")
+        return dict.fromkeys(names or (str(folder),), unread)
+    read = {
+        name: _read(config, name, found.paths[name])
+        for name in names or found.paths
+        if name in found.paths
+    }
+    state.accept({name: it for name, it in read.items() if isinstance(it, bytes)})
+    verdicts = {
+        name: it if isinstance(it, Verdict) else Verdict("accepted") for name, it in read.items()
+    }
+    accepted = state.accepted()
+    for name in set(names or accepted) - found.paths.keys():
+        verdicts[name] = _missing(config, state, name, named=bool(names), known=name in accepted)
     if not names:
-        verdicts |= {file: f"{folder / file}: {why}" for file, why in found.refused.items()}
-    state.accept(passed)
+        for file, why in found.refused.items():
+            verdicts[file] = Verdict("refused", f"{folder / file}: {why}")
     return verdicts
 
 
-def _checked(config: Config, name: str, path: Path) -> bytes:
-    content = path.read_bytes()
-    source = zonefile.parse(name, content, config.servers)
-    for rendering in zone.accept(source, config.servers).values():
-        nameserver.check(config.primary, name, rendering)
+def _read(config: Config, name: str, path: Path) -> bytes | Verdict:
+    """Read a source and check it: its content, or why it is refused."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        return Verdict("refused", f"{path}: can't be read: {error.strerror}")
+    try:
+        source = zonefile.parse(name, content, config.servers)
+        for rendering in zone.accept(source, config.servers).values():
+            nameserver.check(config.primary, name, rendering)
+    except zonefile.SourceRefused as refused:
+        faults = (
+            f"{path}:{fault}" if fault.line else f"{path}: {fault.text}" for fault in refused.faults
+        )
+        return Verdict("refused", "\n".join(faults))
     return content
+
+
+def _missing(config: Config, state: State, name: str, *, named: bool, known: bool) -> Verdict:
+    path = config.zones.sources / f"{name}{zonefile.SUFFIX}"
+    if not known:
+        return Verdict("refused", f"{path}: no such source")
+    if not named:
+        return Verdict(
+            "vanished",
+            f"{path} is gone; served on as it was accepted until --forced {name} retires it",
+        )
+    state.retire(name)
+    return Verdict(
+        "retired",
+        f"{path} is gone: {config.zones.published / name} is not written any more;"
+        " take the zone out of the name servers",
+    )

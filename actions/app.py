@@ -9,13 +9,13 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from fastapi import FastAPI, Request, Response
-from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse
 from prometheus_client import exposition
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
 from starlette.types import ASGIApp
 
 from actions.auth import Gate, Tokens
@@ -40,7 +40,10 @@ class Rewrite(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     mode: Literal["minimal", "forced"]
-    zones: tuple[str, ...] = ()
+    zones: tuple[Annotated[str, Field(pattern=r"^[a-z0-9._-]+$")], ...] = ()
+
+
+_Body = TypeVar("_Body", Payload, Rewrite)
 
 
 def create_app(
@@ -52,10 +55,11 @@ def create_app(
 ) -> ASGIApp:
     """Make the app, guarded by tokens."""
     app = FastAPI(title="zonerw actions", docs_url=None, redoc_url=None, openapi_url=None)
-    app.add_exception_handler(RequestValidationError, _malformed)
+    app.add_exception_handler(_MalformedError, _malformed)
 
     @app.post("/webhook")
-    async def webhook(payload: Payload) -> JSONResponse:
+    async def webhook(request: Request) -> JSONResponse:
+        payload = await _parsed(request, Payload)
         ours = [a for a in payload.alerts if a.labels.get("alertname") in DOWN_ALERTS]
         unknown = {a.labels.get("server", "") for a in ours} - set(config.servers)
         if unknown:
@@ -70,11 +74,12 @@ def create_app(
         return await _answer(worker.wake(), followers)
 
     @app.post("/rewrite")
-    async def rewrite(request: Rewrite) -> JSONResponse:
-        if request.mode == "minimal" and request.zones:
+    async def rewrite(request: Request) -> JSONResponse:
+        asked = await _parsed(request, Rewrite)
+        if asked.mode == "minimal" and asked.zones:
             return JSONResponse({"error": 'zones: only with mode "forced"'}, 422)
-        forced = Forced(request.zones) if request.mode == "forced" else None
-        return await _answer(worker.request(forced), followers, requested=request)
+        forced = Forced(asked.zones) if asked.mode == "forced" else None
+        return await _answer(worker.request(forced), followers, requested=asked)
 
     @app.get("/metrics")
     def metrics_page(request: Request) -> Response:
@@ -94,18 +99,35 @@ def create_app(
     return Gate(app, tokens)
 
 
+class _MalformedError(Exception):
+    """A body that is not what it should be."""
+
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status
+
+
 async def _malformed(_: Request, error: Exception) -> JSONResponse:
-    """Say what is wrong with a body: the place and what was expected."""
-    assert isinstance(error, RequestValidationError)  # noqa: S101 - registered for nothing else
-    return JSONResponse(
-        {
-            "error": "; ".join(
-                f"{'.'.join(str(part) for part in one['loc'])}: {one['msg']}"
-                for one in error.errors()
-            )
-        },
-        422,
-    )
+    status = error.status if isinstance(error, _MalformedError) else 500
+    return JSONResponse({"error": str(error)}, status)
+
+
+async def _parsed(request: Request, model: type[_Body]) -> _Body:
+    """Read a body; what is wrong with it is said with the place and what was expected.
+
+    Only JSON that calls itself so: a page in somebody's browser can't send that unasked.
+    """
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json":
+        raise _MalformedError(415, f"Content-Type: {kind!r}; expected application/json")
+    try:
+        return model.model_validate_json(await request.body())
+    except ValidationError as error:
+        raise _MalformedError(422, "; ".join(map(_said_of, error.errors()))) from error
+
+
+def _said_of(fault: ErrorDetails) -> str:
+    return f"{'.'.join(map(str, ('body', *fault['loc'])))}: {fault['msg']}"
 
 
 async def _answer(
@@ -116,12 +138,13 @@ async def _answer(
     A person wants to see the secondaries too; Alertmanager only whether a retry would help.
     """
     deadline = time.monotonic() + _ANSWER_SECONDS
-    try:
-        outcome = await asyncio.wait_for(
-            asyncio.shield(asyncio.wrap_future(run)), deadline - time.monotonic()
-        )
-    except TimeoutError:
+    ended = asyncio.wrap_future(run)
+    ended.add_done_callback(asyncio.Future.exception)  # seen, also when nobody waits any more
+    await asyncio.wait({ended}, timeout=_ANSWER_SECONDS)
+    if not ended.done():
         return JSONResponse({"goes_on": "the run has not ended yet"}, 202)
+    try:
+        outcome = ended.result()
     except StateError as error:
         return JSONResponse({"error": f"step state: {error}"}, 503)
     if requested:

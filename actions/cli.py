@@ -2,15 +2,16 @@
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
+from dns.rdtypes.ANY.SOA import SOA
 
 from actions import __main__ as daemon
 from actions import notify
-from actions.converge import Converger, Forced, Outcome
+from actions.converge import Around, Converger, Forced, Outcome, Serials
 from actions.metrics import Metrics
 from actions.notify import Follower, Serves
 from actions.state import StateError
@@ -18,11 +19,15 @@ from demo import story
 from exporter import __main__ as exporter_main
 from exporter import config as configuration
 from exporter import log as logs
+from exporter import soa
 from exporter.config import Config
 
 # A secondary that can be reached has the zones well before; one that can't is reported.
 _FOLLOW_SECONDS = 10.0
 _FOLLOW_UNCHANGED_SECONDS = 2.0
+
+# One that is dead costs a cron job this long each time.
+_SECONDARIES_SECONDS = 1.0
 
 cli = typer.Typer(
     add_completion=False,
@@ -98,11 +103,11 @@ def _read(path: Path | None) -> Config:
 
 
 def _rewrite(config: Config, forced: Forced | None) -> int:
-    logs.to_stderr(logs.WARNING)
+    logs.to_stderr(logs.ERROR)  # what a person should know is shown at the end, in words
     metrics = Metrics(config)
     try:
         followers = daemon.follow(config, metrics)
-        converger = Converger(config, metrics, lambda: daemon.serials_seen(followers))
+        converger = Converger(config, metrics, _around(config, followers))
         converger.prepare()
     except (notify.KeyFileError, StateError) as error:
         typer.echo(error, err=True)
@@ -113,20 +118,38 @@ def _rewrite(config: Config, forced: Forced | None) -> int:
         typer.echo(error, err=True)
         return 1
     changed = any(its.written for its in outcome.zones.values())
-    _follow(followers, outcome, _FOLLOW_SECONDS if changed else _FOLLOW_UNCHANGED_SECONDS)
-    if changed or forced or outcome.failed or sys.stdout.isatty():
-        _show(outcome, followers)
+    _follow(followers, _FOLLOW_SECONDS if changed else _FOLLOW_UNCHANGED_SECONDS)
     undecided = outcome.missing is not None and forced is None
-    return 1 if outcome.failed or outcome.refused or undecided else 0
+    wrong = outcome.failed or outcome.refused or undecided
+    if changed or forced or wrong or sys.stdout.isatty():
+        _show(outcome, followers)
+    return 1 if wrong else 0
 
 
-def _follow(followers: list[Follower], outcome: Outcome, seconds: float) -> None:
+def _around(config: Config, followers: list[Follower]) -> Around:
+    """Ask the secondaries first: a command has no memory of what they serve."""
+
+    def secondaries(zones: Collection[str]) -> Serials:
+        answers = soa.ask_all(config.secondaries, list(zones), _SECONDARIES_SECONDS)
+        return {
+            name: {zone: its.serial for zone, its in at.items() if isinstance(its, soa.Serial)}
+            for name, at in answers.items()
+        }
+
+    def served(soas: Mapping[str, SOA]) -> None:
+        for follower in followers:
+            follower.want(soas)
+
+    return Around(secondaries, served)
+
+
+def _follow(followers: list[Follower], seconds: float) -> None:
     until = time.monotonic() + seconds
     for follower in followers:
-        follower.want(outcome.served)
         follower.start()
     for follower in followers:
         follower.wait(until)
+        follower.end()
     for follower in followers:
         follower.stop()
 
@@ -135,9 +158,13 @@ def _show(outcome: Outcome, followers: list[Follower]) -> None:
     """Say what became of each zone; silent in a cron job that had nothing to do."""
     meant = outcome.meant
     typer.echo(f"serving {meant.server} since {meant.since:%Y-%m-%d %H:%M:%S} UTC: {meant.why}")
+    if outcome.missing:
+        typer.echo(f"nobody says who is down: {outcome.missing}", err=True)
     for name, its in sorted(outcome.zones.items()):
         if its.failed:
             typer.echo(f"{name}: {its.failed} failed: {its.reason}", err=True)
+        elif its.reason:
+            typer.echo(f"{name}: {its.reason}", err=True)
         if its.serial is not None:
             typer.echo(f"{name} {its.serial} {'published' if its.written else 'unchanged'}")
         for follower in followers:

@@ -1,4 +1,4 @@
-"""decide > accept > render > write > reload > verify: brings what is published to what is meant.
+"""accept > decide > render > write > reload > verify: brings what is published to what is meant.
 
 Level-triggered: the same run on a webhook, on a timer, by hand and at the start; it changes nothing
 where there is nothing to change, and a run that was killed is finished by the next. Owns the order
@@ -8,14 +8,13 @@ of the steps and what becomes of each zone. Following the secondaries comes afte
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from dns.rdtypes.ANY.SOA import SOA
-from dns.serial import Serial
 
 from actions import files, nameserver, witness, zone
 from actions.accept import accept
@@ -50,7 +49,10 @@ class Forced:
 
 @dataclass(frozen=True)
 class ZoneOutcome:
-    """What became of a zone: the serial on disk, whether this run wrote it, and what failed."""
+    """What became of a zone: the serial on disk, whether this run wrote it, and what failed.
+
+    `reason` says why it failed; without `failed`, what the owner should know.
+    """
 
     serial: int | None = None
     written: bool = False
@@ -65,7 +67,6 @@ class Outcome:
     meant: Meant
     switched_from: str | None
     zones: Mapping[str, ZoneOutcome]
-    served: Mapping[str, SOA]  # what the primary serves, of the zones that are as they should be
     missing: str | None  # why the witness could not be asked
 
     @property
@@ -79,28 +80,34 @@ class Outcome:
         return any(outcome.failed not in (None, "accept") for outcome in self.zones.values())
 
 
-class Converger:
-    """Runs converge; `secondaries` gives nameserver -> zone -> the serial last seen there."""
+Serials = Mapping[str, Mapping[str, int]]  # nameserver -> zone -> serial
 
-    def __init__(
-        self,
-        config: Config,
-        metrics: Metrics,
-        secondaries: Callable[[], Mapping[str, Mapping[str, int]]],
-        *,
-        ask: Callable[[Config], witness.Evidence] = witness.ask,
-        now: Callable[[], datetime] = lambda: datetime.now(UTC),
-    ) -> None:
+
+@dataclass(frozen=True)
+class Around:
+    """What converge is connected to: whom it asks, and whom it tells.
+
+    `secondaries` gives the serials that the secondaries have, of these zones; `served` is told
+    what the primary serves, as soon as it does; `ask` is the witness; `now` the time, UTC.
+    """
+
+    secondaries: Callable[[Collection[str]], Serials]
+    served: Callable[[Mapping[str, SOA]], None]
+    ask: Callable[[Config], witness.Evidence] = witness.ask
+    now: Callable[[], datetime] = lambda: datetime.now(UTC)
+
+
+class Converger:
+    """Runs converge, and remembers how the last run ended."""
+
+    def __init__(self, config: Config, metrics: Metrics, around: Around) -> None:
         self._config = config
         self._metrics = metrics
-        self._secondaries = secondaries
-        self._ask = ask
-        self._now = now
+        self._around = around
         self._state = State(config.actions.state)
         self._last: Outcome | None = None  # the last run's, while it can be trusted
         self._trusted_until = 0.0
-        self._failing: dict[str, str] = {}
-        self._missing: str | None = None
+        self._unserved: frozenset[str] = frozenset()  # by the primary, at the end of the last run
 
     def prepare(self) -> None:
         """Make the state folder ready; StateError says why it can't be used."""
@@ -120,22 +127,10 @@ class Converger:
         except StateError:
             self._metrics.failures.labels("state").inc()
             raise
-        self._report(outcome)
         if not (outcome.failed or outcome.refused):
             self._last = _unchanged(outcome)
+        self._unserved = frozenset(n for n, z in outcome.zones.items() if z.failed == "verify")
         return outcome
-
-    def _report(self, outcome: Outcome) -> None:
-        """Log what fails, once for each new reason: a timer's run comes every few seconds."""
-        failing = {name: its.reason for name, its in outcome.zones.items() if its.failed}
-        for name, reason in failing.items():
-            if self._failing.get(name) != reason:
-                step = outcome.zones[name].failed
-                log.error("zone failed", extra={"zone": name, "step": step, "reason": reason})
-        self._failing = failing
-        if outcome.missing != self._missing and outcome.missing:
-            log.warning("witness missing", extra={"reason": outcome.missing})
-        self._missing = outcome.missing
 
     def _holds(self, last: Outcome, evidence: witness.Evidence) -> bool:
         """Whether the last run's outcome can be trusted still, without reading a zone."""
@@ -147,50 +142,53 @@ class Converger:
 
     def _run(self, trigger: Trigger, forced: Forced | None, evidence: witness.Evidence) -> Outcome:
         self._trusted_until = time.monotonic() + _LOOK_AGAIN_SECONDS
-        run = _Run(self._config, self._state, self._metrics, self._now)
+        run = _Run(self._config, self._state, self._metrics, self._around)
         run.accept(forced)
         run.put_down(evidence, trigger)
-        run.publish(self._secondaries())
-        run.verify()
+        run.publish()
+        run.verify(hopeless=self._unserved)
         return run.outcome(evidence.missing)
 
     def _evidence(self) -> witness.Evidence:
-        evidence = self._ask(self._config)
+        evidence = self._around.ask(self._config)
         if self._config.alertmanager is not None:
-            self._metrics.alertmanager(self._now(), up=evidence.missing is None)
+            self._metrics.alertmanager(self._around.now(), up=evidence.missing is None)
         return evidence
 
 
 class _Run:
     """One run under way: its steps in their order, and what became of each zone so far."""
 
-    def __init__(
-        self, config: Config, state: State, metrics: Metrics, now: Callable[[], datetime]
-    ) -> None:
+    def __init__(self, config: Config, state: State, metrics: Metrics, around: Around) -> None:
         self._config = config
         self._state = state
         self._metrics = metrics
-        self._now = now
+        self._around = around
         self._sources: dict[str, zonefile.Source] = {}
         self._moved: set[str] = set()  # forced: their serial moves whatever the content
         self._zones: dict[str, ZoneOutcome] = {}
-        self._served: dict[str, SOA] = {}
         self._meant: Meant
         self._switched_from: str | None = None
 
     def accept(self, forced: Forced | None) -> None:
         """Take over the sources that a person's word names; on the very first start, all."""
-        if forced or not self._state.accepted():
+        # Nothing is put down before all of them are accepted: a first start that was killed in
+        # the middle begins anew.
+        if forced or self._state.meant() is None:
             with self._step("accept"):
                 verdicts = accept(self._config, self._state, forced.zones if forced else ())
-            for name, reason in verdicts.items():
-                if reason is not None:
-                    self._fail(name, "accept", reason)
+            for name, verdict in verdicts.items():
+                if verdict.kind == "refused":
+                    self._fail(name, "accept", verdict.why)
+                elif verdict.kind != "accepted":
+                    self._zones[name] = ZoneOutcome(reason=verdict.why)
                 elif forced:
                     self._moved.add(name)
         for name, content in self._state.accepted().items():
             try:
-                self._sources[name] = zonefile.parse(name, content, self._config.servers)
+                source = zonefile.parse(name, content, self._config.servers)
+                zone.check_left_out(source, self._config.servers)
+                self._sources[name] = source
             except zonefile.SourceRefused as refused:
                 # It was right when it was accepted: the configuration has changed since.
                 self._fail(name, "render", "; ".join(map(str, refused.faults)))
@@ -205,7 +203,7 @@ class _Run:
             self._meant = before
         else:
             self._meant = Meant(
-                server=decision.server, since=self._now(), why=decision.why, by=trigger
+                server=decision.server, since=self._around.now(), why=decision.why, by=trigger
             )
             self._state.put_down(self._meant)
         if decision.server != serving:
@@ -217,10 +215,11 @@ class _Run:
             )
         self._metrics.meant(self._meant.server, self._meant.since)
 
-    def publish(self, secondaries: Mapping[str, Mapping[str, int]]) -> None:
+    def publish(self) -> None:
         """Write each zone that differs, with a serial that is recorded before it is used."""
         asked = soa.ask(self._config.primary, list(self._sources), _PRIMARY_SECONDS)
         primary = {name: a.serial for name, a in asked.items() if isinstance(a, soa.Serial)}
+        secondaries = self._around.secondaries(self._sources)
         seen = {self._config.primary.name: primary, **secondaries}
         with self._step("render"):
             due = self._due(seen)
@@ -228,18 +227,29 @@ class _Run:
             self._state.record(due)
             with self._step("write"):
                 self._write(due)
-        self._metrics.published((n, z.serial) for n, z in self._zones.items() if z.serial)
+        self._metrics.published(
+            {n: z.serial for n, z in self._zones.items() if z.serial is not None}
+        )
 
-    def verify(self) -> None:
-        """See the primary serve what is on disk, asking it to reload as often as that takes."""
-        wanted = {n: z.serial for n, z in self._zones.items() if z.serial and n in self._sources}
+    def verify(self, hopeless: Collection[str]) -> None:
+        """See the primary serve what is on disk, asking it to reload as often as that takes.
+
+        The `hopeless` zones, that it would not serve the last time either, are waited for no more.
+        """
+        wanted = {
+            n: z.serial
+            for n, z in self._zones.items()
+            if z.serial is not None and n in self._sources
+        }
         late = self._not_served(wanted) if wanted else {}
         if not late:
             return
         deadline = time.monotonic() + _VERIFY_SECONDS
         reload_at, reload_after = 0.0, _RELOAD_AGAIN_SECONDS
+        if not late.keys() - hopeless and not self._reload(late):
+            return
         with self._step("verify"):
-            while late and time.monotonic() < deadline:
+            while late.keys() - hopeless and time.monotonic() < deadline:
                 if time.monotonic() >= reload_at:
                     if not self._reload(late):
                         return
@@ -254,12 +264,12 @@ class _Run:
         """What the run came to."""
         for step in {z.failed for z in self._zones.values()} - {None}:
             self._metrics.failures.labels(step).inc()
-        return Outcome(self._meant, self._switched_from, self._zones, self._served, missing)
+        return Outcome(self._meant, self._switched_from, self._zones, missing)
 
-    def _due(self, seen: Mapping[str, Mapping[str, int]]) -> dict[str, int]:
+    def _due(self, seen: Serials) -> dict[str, int]:
         """Zone -> the serial to write it with, for those that are not as they should be."""
-        primary = seen[self._config.primary.name]
         recorded = self._state.serials()
+        today = self._around.now().date()
         due = {}
         for name, source in self._sources.items():
             try:
@@ -268,24 +278,23 @@ class _Run:
                 self._fail(name, "render", f"{self._path(name)}: {error.strerror}")
                 continue
             current = zone.serial_of(name, published) if published is not None else None
+            ours = [n for n in (current, recorded.get(name)) if n is not None]
+            theirs = {label: zones[name] for label, zones in seen.items() if name in zones}
             if (
                 current is not None
                 and name not in self._moved
                 and self._render(source, current) == published
-                and not _ahead(primary.get(name), current)
+                and not zone.ahead(today, current, ours, theirs)
             ):
                 self._zones[name] = replace(self._outcome(name), serial=current)
                 continue
-            ours = [n for n in (current, recorded.get(name)) if n is not None]
-            theirs = {label: zones[name] for label, zones in seen.items() if name in zones}
-            next_ = zone.next_serial(self._now().date(), ours, theirs)
+            next_ = zone.next_serial(today, ours, theirs)
             for doubt in next_.doubts:
                 log.warning("serial doubted", extra={"zone": name, "reason": doubt})
             due[name] = next_.serial
         return due
 
     def _write(self, due: Mapping[str, int]) -> None:
-        written = False
         for name, serial in due.items():
             path = self._path(name)
             try:
@@ -293,13 +302,16 @@ class _Run:
             except OSError as error:
                 self._fail(name, "write", f"{path}: {error.strerror}")
                 continue
-            written = True
             self._zones[name] = replace(self._outcome(name), serial=serial, written=True)
             log.info(
                 "published", extra={"zone": name, "serial": serial, "serving": self._meant.server}
             )
-        if written:
-            files.sync_folder(self._config.zones.published)
+        folder = self._config.zones.published
+        try:
+            files.sync_folder(folder)
+        except OSError as error:
+            for name in due:
+                self._fail(name, "write", f"{folder}: can't be synced: {error.strerror}")
 
     def _reload(self, late: Mapping[str, str]) -> bool:
         try:
@@ -313,16 +325,18 @@ class _Run:
 
     def _not_served(self, wanted: Mapping[str, int]) -> dict[str, str]:
         """Ask the primary: zone -> why it is not served as it should be."""
-        late = {}
+        late, served = {}, {}
         for name, answer in soa.ask(self._config.primary, list(wanted), _PRIMARY_SECONDS).items():
             if isinstance(answer, soa.NoSerial):
                 late[name] = f"answers {answer.reason}"
             elif answer.serial != wanted[name]:
                 late[name] = f"serves {answer.serial}, not {wanted[name]}"
             else:
-                self._served[name] = answer.soa
+                served[name] = answer.soa
                 if self._zones[name].written:
                     log.info("primary serves", extra={"zone": name, "serial": answer.serial})
+        if served:
+            self._around.served(served)
         return late
 
     def _pointed_at(self) -> str:
@@ -354,7 +368,9 @@ class _Run:
         return self._zones.get(name, ZoneOutcome())
 
     def _fail(self, name: str, step: Step, reason: str) -> None:
-        self._zones[name] = replace(self._outcome(name), failed=step, reason=reason)
+        """Note what failed; the first failure is the one that the others come from."""
+        if self._outcome(name).failed is None:
+            self._zones[name] = replace(self._outcome(name), failed=step, reason=reason)
 
     @contextmanager
     def _step(self, step: Step) -> Iterator[None]:
@@ -366,8 +382,3 @@ def _unchanged(outcome: Outcome) -> Outcome:
     """What a next run comes to that finds nothing to do."""
     zones = {name: replace(its, written=False) for name, its in outcome.zones.items()}
     return replace(outcome, switched_from=None, zones=zones)
-
-
-def _ahead(served: int | None, current: int) -> bool:
-    """Whether a nameserver's serial is beyond ours: ours would never be taken (RFC 1982)."""
-    return served is not None and bool(Serial(served) > Serial(current))

@@ -54,16 +54,18 @@ def reload(primary: Primary) -> None:
 
 def check(primary: Primary, zone: str, content: bytes) -> None:
     """Let the primary's own checker read a rendering; SourceRefused with its complaints."""
-    with tempfile.TemporaryDirectory(prefix="zonerw-") as folder:
-        file = Path(folder, zone)
-        file.write_bytes(content)
-        command = [*primary.checker, *KINDS[primary.kind].check(zone, str(file))]
-        try:
+    try:
+        with tempfile.TemporaryDirectory(prefix="zonerw-") as folder:
+            file = Path(folder, zone)
+            file.write_bytes(content)
+            command = [*primary.checker, *KINDS[primary.kind].check(zone, str(file))]
             done = _run(command, _CHECK_SECONDS)
-        except (OSError, subprocess.TimeoutExpired) as error:
-            raise SourceRefused((Fault(0, _reason(primary.checker, error)),)) from error
-        if done.returncode:
-            raise SourceRefused(_complaints(_words(done), file, primary.checker[0]))
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise SourceRefused(
+            (Fault(0, f"not checked: {_reason(primary.checker, error)}"),)
+        ) from error
+    if done.returncode:
+        raise SourceRefused(_complaints(_words(done), file, primary.checker[0]))
 
 
 def _complaints(words: str, file: Path, checker: str) -> tuple[Fault, ...]:

@@ -50,14 +50,17 @@ class KeyFileError(Exception):
 
 @dataclass(frozen=True)
 class Serves:
-    """The secondary serves the wanted serial, or a later one."""
+    """The secondary serves the wanted serial."""
 
     serial: int
 
 
 @dataclass(frozen=True)
 class Behind:
-    """The secondary does not serve the wanted serial (yet): what it has, if it answers, and why."""
+    """The secondary does not serve the wanted serial (yet): what it has, if it answers, and why.
+
+    One that has a later serial is behind too: it will not take ours, and has other content.
+    """
 
     serial: int | None
     reason: str
@@ -66,11 +69,15 @@ class Behind:
 
 @dataclass(frozen=True)
 class Observer:
-    """Who is told of notifies and of zones that arrived, by the nameserver's label."""
+    """Who is told of notifies and of zones that arrived, by the nameserver's label.
+
+    `ahead` is called when a secondary is first seen with a later serial than the wanted one.
+    """
 
     notified: Callable[[str, int], None]
     notify_failed: Callable[[str, int], None]
     arrived: Callable[[str, float], None]
+    ahead: Callable[[], object]
 
 
 def read_key(tsig: Tsig) -> dns.tsig.Key:
@@ -113,6 +120,7 @@ class Follower:
         self._wanted: dict[str, SOA] = {}
         self._since: dict[str, float] = {}  # zone -> when it was found to lag, monotonic
         self._seen: dict[str, Serves | Behind] = {}
+        self._ahead: dict[str, int] = {}  # zone -> the later serial that was told
         self._fresh = False
         self._stopping = False
         self._complaint = ""
@@ -122,11 +130,15 @@ class Follower:
         """Begin to follow."""
         self._thread.start()
 
-    def stop(self) -> None:
-        """End the thread; takes as long as one unanswered question at most."""
+    def end(self) -> None:
+        """Tell the thread to end; takes it as long as an unanswered question and NOTIFY at most."""
         with self._news:
             self._stopping = True
             self._news.notify_all()
+
+    def stop(self) -> None:
+        """End the thread, and wait until it has ended."""
+        self.end()
         self._thread.join()
 
     def want(self, wanted: Mapping[str, SOA]) -> None:
@@ -165,6 +177,14 @@ class Follower:
     # The thread.
 
     def _run(self) -> None:
+        while not self._stopping:
+            try:
+                self._follow()
+            except Exception:  # whatever it was: this secondary must not be left alone for good
+                log.exception("follower failed", extra={"nameserver": self.name})
+                self._rest(_NOTIFY_FIRST_SECONDS)
+
+    def _follow(self) -> None:
         pace = _Pace()
         while not self._stopping:
             wanted, fresh = self._take()
@@ -191,18 +211,32 @@ class Follower:
         with self._news:
             for zone, answer in answers.items():
                 newest = self._wanted[zone]  # not the one asked for: it may have moved meanwhile
-                if isinstance(answer, soa.Serial) and _reached(answer.serial, newest.serial):
-                    self._arrived(zone, answer.serial)
+                stands = _stands(answer, newest.serial)
+                if isinstance(stands, Serves):
+                    self._arrived(zone, stands.serial)
                     continue
                 lagging[zone] = newest
                 self._since.setdefault(zone, time.monotonic())
-                self._seen[zone] = (
-                    Behind(answer.serial, "serves an older serial")
-                    if isinstance(answer, soa.Serial)
-                    else Behind(None, answer.reason)
-                )
+                self._seen[zone] = stands
+                if stands.reason == _IS_AHEAD:
+                    self._tell_ahead(zone, stands.serial)
             self._news.notify_all()
         return lagging
+
+    def _tell_ahead(self, zone: str, serial: int | None) -> None:
+        if serial is None or self._ahead.get(zone) == serial:
+            return
+        self._ahead[zone] = serial
+        log.warning(
+            "secondary is ahead",
+            extra={
+                "nameserver": self.name,
+                "zone": zone,
+                "serial": serial,
+                "wanted": self._wanted[zone].serial,
+            },
+        )
+        self._observer.ahead()
 
     def _arrived(self, zone: str, serial: int) -> None:
         self._seen[zone] = Serves(serial)
@@ -280,8 +314,17 @@ class _Pace:
         return seconds
 
 
-def _reached(serial: int, wanted: int) -> bool:
-    return bool(Rfc1982(serial) >= Rfc1982(wanted))
+_IS_AHEAD = "is ahead of the primary"
+
+
+def _stands(answer: soa.Serial | soa.NoSerial, wanted: int) -> Serves | Behind:
+    """How a secondary stands by its answer (RFC 1982)."""
+    if isinstance(answer, soa.NoSerial):
+        return Behind(None, answer.reason)
+    if answer.serial == wanted:
+        return Serves(wanted)
+    is_ahead = Rfc1982(answer.serial) > Rfc1982(wanted)
+    return Behind(answer.serial, _IS_AHEAD if is_ahead else "serves an older serial")
 
 
 def _refusal(reply: dns.message.Message | soa.NoReply) -> str | None:

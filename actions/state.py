@@ -137,6 +137,14 @@ class State:
         except OSError as error:
             raise StateError(self._accepted, f"can't be written: {error.strerror}") from error
 
+    def retire(self, zone: str) -> None:
+        """Forget a source whose owner has taken it away."""
+        try:
+            (self._accepted / f"{zone}{zonefile.SUFFIX}").unlink(missing_ok=True)
+            files.sync_folder(self._accepted)
+        except OSError as error:
+            raise StateError(self._accepted, f"can't be written: {error.strerror}") from error
+
     def _open_lock(self) -> int:
         try:
             return os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)

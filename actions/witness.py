@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import requests
+import urllib3.exceptions
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from actions.decide import Word
@@ -17,8 +18,10 @@ from exporter.config import Config, Policy, Server
 # The alerts of prometheus/rules.yml that say that a server is down, by its label `server`.
 DOWN_ALERTS = ("MainDown", "BackupDown")
 
-# Alertmanager runs beside us; a webhook has to be answered within 7 s whatever it does.
+# Alertmanager runs beside us; a webhook has to be answered within 7 s.
 _ALERTMANAGER_SECONDS = 2.0
+# Thousands of alerts; more is not what was asked for.
+_ALERTMANAGER_BYTES = 16 * 2**20
 
 _LOOK_SECONDS = 5.0
 _BETWEEN_LOOKS_SECONDS = 0.25
@@ -41,7 +44,7 @@ def ask(config: Config) -> Evidence:
         return Evidence(_looks(config.servers, config.policy))
     try:
         firing = _firing(config.alertmanager.url)
-    except (requests.RequestException, ValidationError) as error:
+    except (requests.RequestException, urllib3.exceptions.HTTPError, ValidationError) as error:
         missing = f"Alertmanager can't be asked: {_reason(error)}"
         return Evidence(dict.fromkeys(config.servers, Word(None, missing)), missing)
     return Evidence(
@@ -78,10 +81,11 @@ def _firing(url: str) -> dict[str, str]:
             },
             timeout=_ALERTMANAGER_SECONDS,
             allow_redirects=False,
+            stream=True,
         )
-    if answer.status_code != requests.codes.ok:
-        raise requests.HTTPError(f"status {answer.status_code}")
-    alerts = _ALERTS.validate_json(answer.content)
+        if answer.status_code != requests.codes.ok:
+            raise requests.HTTPError(f"status {answer.status_code}")
+        alerts = _ALERTS.validate_json(_body(answer, time.monotonic() + _ALERTMANAGER_SECONDS))
     return {
         alert.labels["server"]: alert.labels["alertname"]
         for alert in alerts
@@ -89,10 +93,24 @@ def _firing(url: str) -> dict[str, str]:
     }
 
 
-def _reason(error: requests.RequestException | ValidationError) -> str:
+def _body(answer: requests.Response, deadline: float) -> bytes:
+    """Read the body by the deadline: a timeout of requests begins anew with every byte."""
+    body = bytearray()
+    while piece := answer.raw.read1(2**16, decode_content=True):
+        body += piece
+        if time.monotonic() > deadline:
+            raise requests.Timeout
+        if len(body) > _ALERTMANAGER_BYTES:
+            raise requests.HTTPError(f"its answer is over {_ALERTMANAGER_BYTES} bytes")
+    return bytes(body)
+
+
+def _reason(
+    error: requests.RequestException | urllib3.exceptions.HTTPError | ValidationError,
+) -> str:
     if isinstance(error, ValidationError):
         return "its answer is not a list of alerts"
-    if isinstance(error, requests.Timeout):
+    if isinstance(error, requests.Timeout | urllib3.exceptions.TimeoutError):
         return f"no answer within {_ALERTMANAGER_SECONDS:g} s"
     if isinstance(error, requests.ConnectionError):
         return "connection failed"

@@ -1,7 +1,7 @@
 """The one thread that converges: woken by webhooks, by a person's request, and by its timer.
 
-Owns that no two runs overlap and that wake-ups which find one waiting share it. What a run does is
-converge's business.
+Owns that no two runs overlap, that wake-ups which find one waiting share it, and that what fails
+is logged once for each new reason, not every few seconds. What a run does is converge's business.
 """
 
 import logging
@@ -13,8 +13,13 @@ from dataclasses import dataclass, field
 
 from actions.converge import Forced, Outcome
 from actions.metrics import Trigger
+from actions.state import StateError
 
 log = logging.getLogger(__name__)
+
+# A run that is told to end does so within this, or is left to die with the program: every step of
+# it is finished by the next start.
+_STOP_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
@@ -35,6 +40,8 @@ class Worker:
         self._asked.put(self._first)
         self._lock = threading.Lock()
         self._wake_up: _Request | None = None  # asked for and not begun
+        self._ending = False
+        self._told: dict[str, str] = {}  # what fails -> the reason that was logged
         self._thread = threading.Thread(target=self._run, name="converge", daemon=True)
 
     def start(self) -> None:
@@ -47,15 +54,16 @@ class Worker:
         return self._first.outcome.done()
 
     def stop(self) -> None:
-        """End after the run under way."""
+        """Begin no further run, and wait a little for the one under way."""
+        self._ending = True
         self._asked.put(None)
-        self._thread.join()
+        self._thread.join(_STOP_SECONDS)
 
-    def wake(self) -> Future[Outcome]:
-        """Ask for a run because of a webhook; shares one that has not begun: it will see it all."""
+    def wake(self, trigger: Trigger = "webhook") -> Future[Outcome]:
+        """Ask for a run because there is news; shares one that has not begun: it will see it."""
         with self._lock:
             if self._wake_up is None:
-                self._wake_up = _Request("webhook")
+                self._wake_up = _Request(trigger)
                 self._ask(self._wake_up)
             return self._wake_up.outcome
 
@@ -73,13 +81,35 @@ class Worker:
                 if request is self._wake_up:
                     self._wake_up = None
             try:
-                request.outcome.set_result(self._converge(request.trigger, request.forced))
+                outcome = self._converge(request.trigger, request.forced)
+            except StateError as error:
+                self._tell({"state": str(error)})
+                request.outcome.set_exception(error)
             except Exception as error:  # whatever it was: the next run must still come
                 log.exception("converge failed", extra={"trigger": request.trigger})
                 request.outcome.set_exception(error)
+            else:
+                self._tell(_failures(outcome))
+                request.outcome.set_result(outcome)
 
     def _next(self) -> _Request | None:
         try:
-            return self._asked.get(timeout=self._every)
+            request = self._asked.get(timeout=self._every)
         except queue.Empty:
-            return _Request("timer")
+            request = _Request("timer")
+        return None if self._ending else request
+
+    def _tell(self, failures: dict[str, str]) -> None:
+        for what, reason in failures.items():
+            if self._told.get(what) != reason:
+                log.error("failed", extra={"what": what, "reason": reason})
+        for what in self._told.keys() - failures.keys():
+            log.info("no longer failing", extra={"what": what})
+        self._told = failures
+
+
+def _failures(outcome: Outcome) -> dict[str, str]:
+    failures = {
+        f"{its.failed} of {name}": its.reason for name, its in outcome.zones.items() if its.failed
+    }
+    return failures | ({"witness": outcome.missing} if outcome.missing else {})

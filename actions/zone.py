@@ -101,6 +101,13 @@ def accept(source: Source, servers: Mapping[str, Server]) -> dict[str, bytes]:
     return renderings
 
 
+def check_left_out(source: Source, servers: Mapping[str, Server]) -> None:
+    """See that what a server's rendering leaves out may be left out; else `SourceRefused`."""
+    faults = {fault for name in servers for fault in _left_out_faults(source, servers, name)}
+    if faults:
+        raise SourceRefused(tuple(sorted(faults)))
+
+
 def _left_out_faults(
     source: Source, servers: Mapping[str, Server], serving: str
 ) -> Iterator[Fault]:
@@ -252,19 +259,10 @@ def next_serial(
     `ours` are the serials published and recorded by us, `nameservers` those seen at each. After
     4294967295 comes 1: 0 is passed over, since programs use it for "no serial".
     """
-    first_today = ((today.year * 100 + today.month) * 100 + today.day) * 100
-    doubts = []
-    believed = list(ours)
-    last = _highest(believed)
-    reference = first_today if last is None else last
-    for label, serial in nameservers.items():
-        if _A_YEAR < (serial - reference) % 2**32 <= 2**31:
-            doubts.append(
-                f"{label} has serial {serial}, more than {_A_YEAR} ahead of {reference}:"
-                " not believed"
-            )
-        else:
-            believed.append(serial)
+    ours = list(ours)
+    first_today = _first_of(today)
+    theirs, doubts = _believed(first_today, ours, nameservers)
+    believed = [*ours, *theirs.values()]
     last = _highest(believed)
     if _beyond_belief(first_today, last):
         doubts.append(
@@ -274,6 +272,36 @@ def next_serial(
         return NextSerial(first_today, tuple(doubts))
     following = Serial(last or 0) + 1
     return NextSerial(following.value or 1, tuple(doubts))
+
+
+def ahead(
+    today: datetime.date, current: int, ours: Iterable[int], nameservers: Mapping[str, int]
+) -> bool:
+    """Whether a nameserver, if it is believed, would never take `current` for news (RFC 1982)."""
+    theirs, _ = _believed(_first_of(today), ours, nameservers)
+    return any(Serial(serial) > Serial(current) for serial in theirs.values())
+
+
+def _first_of(today: datetime.date) -> int:
+    return ((today.year * 100 + today.month) * 100 + today.day) * 100
+
+
+def _believed(
+    first_today: int, ours: Iterable[int], nameservers: Mapping[str, int]
+) -> tuple[dict[str, int], list[str]]:
+    """The nameservers' serials that are near ours (or today's, with none), and the doubts."""
+    highest = _highest(ours)
+    reference = first_today if highest is None else highest
+    believed, doubts = {}, []
+    for label, serial in nameservers.items():
+        if _A_YEAR < (serial - reference) % 2**32 <= 2**31:
+            doubts.append(
+                f"{label} has serial {serial}, more than {_A_YEAR} ahead of {reference}:"
+                " not believed"
+            )
+        else:
+            believed[label] = serial
+    return believed, doubts
 
 
 def _highest(serials: Iterable[int]) -> int | None:

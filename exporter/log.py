@@ -7,7 +7,7 @@ import time
 from logfmter import Logfmter
 
 INFO = logging.INFO
-WARNING = logging.WARNING
+ERROR = logging.ERROR
 
 
 def to_stderr(level: int = INFO) -> None:

@@ -95,6 +95,7 @@ class Told:
     def __init__(self) -> None:
         self.notified = self.failed = 0
         self.arrived: list[float] = []
+        self.ahead = 0
 
     def observer(self) -> Observer:
         """Make the observer."""
@@ -105,7 +106,10 @@ class Told:
         def failed(_: str, count: int) -> None:
             self.failed += count
 
-        return Observer(notified, failed, lambda _, seconds: self.arrived.append(seconds))
+        def ahead() -> None:
+            self.ahead += 1
+
+        return Observer(notified, failed, lambda _, seconds: self.arrived.append(seconds), ahead)
 
 
 @pytest.fixture
@@ -176,11 +180,49 @@ def test_a_secondary_that_takes_the_notify_is_done(
 def test_a_secondary_that_has_it_already_is_left_alone(
     secondary: FakeSecondary, follower: Follower
 ) -> None:
-    """A later serial will do as well: nothing is sent."""
+    """Nothing is sent."""
+    secondary.serials[ZONE] = 4
+    follower.want({ZONE: soa(4)})
+    assert follower.wait(within(5)) == {ZONE: Serves(4)}
+    assert secondary.notified == []
+
+
+def test_a_secondary_that_is_ahead_is_behind_and_is_told_once(
+    secondary: FakeSecondary, follower: Follower, told: Told, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It will never take ours, and what it serves is something else: a higher serial is needed."""
+    secondary.on_notify = lambda _zone, _serial: dns.rcode.NOERROR
     secondary.serials[ZONE] = 5
     follower.want({ZONE: soa(4)})
-    assert follower.wait(within(5)) == {ZONE: Serves(5)}
-    assert secondary.notified == []
+    until(lambda: len(secondary.notified) == 2)
+    assert follower.seen() == {ZONE: Behind(5, "is ahead of the primary")}
+    assert told.ahead == 1
+    assert caplog.messages.count("secondary is ahead") == 1
+    secondary.on_notify = secondary.transfer
+    follower.want({ZONE: soa(6)})
+    assert follower.wait(within(5)) == {ZONE: Serves(6)}
+
+
+def test_an_error_does_not_end_the_following(
+    secondary: FakeSecondary,
+    follower: Follower,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Out of file descriptors for a moment: said, and tried again."""
+    monkeypatch.setattr(notify, "_NOTIFY_FIRST_SECONDS", 0.01)
+    ask, failures = notify.soa.ask, [OSError("too many open files")] * 3
+
+    def breaks(*args: object) -> object:
+        if failures:
+            raise failures.pop()
+        return ask(*args)
+
+    monkeypatch.setattr(notify.soa, "ask", breaks)
+    follower.want({ZONE: soa(2)})
+    until(lambda: follower.seen() == {ZONE: Serves(2)})
+    assert caplog.messages.count("follower failed") == 3
+    assert secondary.serials[ZONE] == 2
 
 
 def test_serials_are_compared_as_rfc_1982_says(

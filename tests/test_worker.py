@@ -3,20 +3,21 @@
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 
-from actions.converge import Forced, Outcome
+from actions.converge import Forced, Outcome, ZoneOutcome
 from actions.metrics import Trigger
-from actions.state import Meant
+from actions.state import Meant, StateError
 from actions.worker import Worker
 
 OUTCOME = Outcome(
     Meant(server="main", since=datetime(2026, 11, 22, tzinfo=UTC), why="", by="start"),
     switched_from=None,
     zones={},
-    served={},
     missing=None,
 )
 
@@ -119,3 +120,56 @@ def test_a_run_that_fails_is_told_and_the_next_one_comes(
             worker.request(Forced()).result(5)
         assert worker.wake().result(5) is OUTCOME
     assert "converge failed" in caplog.messages
+
+
+def test_what_fails_is_logged_once_for_each_new_reason(caplog: pytest.LogCaptureFixture) -> None:
+    """The timer comes every few seconds; the log says what changed."""
+    caplog.set_level("INFO")
+    failed = {"example.org": ZoneOutcome(failed="verify", reason="ns1 answers REFUSED")}
+    damaged = StateError(Path("/s/meant.json"), "is damaged")
+    ends: list[Outcome | StateError] = [
+        OUTCOME,
+        *[replace(OUTCOME, zones=failed)] * 3,
+        *[replace(OUTCOME, missing="nobody answers")] * 3,
+        *[damaged] * 3,
+        OUTCOME,
+    ]
+
+    def converge(_: Trigger, _forced: Forced | None) -> Outcome:
+        end = ends.pop(0)
+        if isinstance(end, StateError):
+            raise end
+        return end
+
+    requests = len(ends) - 1  # the first end is the start's
+    with running(Worker(converge, every=3600)) as worker:
+        for _ in range(requests):
+            worker.request(None).exception(5)
+    facts = [
+        (record.message, vars(record)["what"], vars(record).get("reason"))
+        for record in caplog.records
+    ]
+    assert facts == [
+        ("failed", "verify of example.org", "ns1 answers REFUSED"),
+        ("failed", "witness", "nobody answers"),
+        ("no longer failing", "verify of example.org", None),
+        ("failed", "state", "/s/meant.json: is damaged"),
+        ("no longer failing", "witness", None),
+        ("no longer failing", "state", None),
+    ]
+    assert all(record.exc_info is None for record in caplog.records)
+
+
+def test_a_run_that_takes_long_does_not_hold_up_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every step is finished by the next start, and nothing that waits is begun any more."""
+    monkeypatch.setattr("actions.worker._STOP_SECONDS", 0.1)
+    runs = Runs()
+    worker = Worker(runs, every=3600)
+    worker.start()
+    assert runs.entered.acquire(timeout=5)
+    worker.request(Forced())
+    worker.stop()
+    runs.gate.set()
+    worker._thread.join(5)
+    assert not worker._thread.is_alive()
+    assert [trigger for trigger, _ in runs.seen] == ["start"]

@@ -1,12 +1,16 @@
 """Parts of the whole missing: the cron-only way, and webhooks alone."""
 
 import re
+import shutil
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
 import requests
 
-from demo.stack import Stack, wait_for
+from demo.stack import Stack, http, wait_for
 
 SOON = 30.0
 WEB_AND_DNS = ("web-main", "web-backup", "ns1", "ns2", "ns3")
@@ -65,9 +69,61 @@ def test_the_cron_only_way_with_an_unreachable_secondary(alone: Stack) -> None:
     done = alone.zonerw("rewrite", "--forced", timeout=60)
     assert done.returncode == 0
     assert re.search(r"example\.org \d+ published\n  ns2 serves it\n  ns3 not yet", done.stdout)
+    quiet = alone.zonerw("rewrite")
+    assert (quiet.returncode, quiet.stdout, quiet.stderr) == (0, "", "")
     alone.parts["ns3"].start()
     assert alone.zonerw("rewrite").returncode == 0
     assert alone.serial_of("ns3", "example.org") == alone.serial_of("ns1", "example.org")
+
+
+def lose_the_backups_disk(stack: Stack) -> None:
+    """What zonerw remembers, and what it and the primary had of the zones, is gone."""
+    stack.parts["ns1"].stop()
+    shutil.rmtree(stack.layout.folder / "state")
+    for path in stack.layout.published.iterdir():
+        path.unlink()
+    stack.parts["ns1"].start()
+
+
+def alike(stack: Stack) -> bool:
+    """Whether all name servers serve the same serial."""
+    return all(
+        len({stack.serial_of(nameserver, zone) for nameserver in stack.nameservers}) == 1
+        for zone in stack.zones
+    )
+
+
+def test_secondaries_that_are_ahead_are_overtaken(alone: Stack) -> None:
+    """The backup was installed anew the same day: they would never take a lower serial."""
+    for _ in range(4):
+        alone.zonerw("rewrite", "--forced")
+    serial = alone.serial_of("ns3", "example.org")
+    assert serial is not None
+    lose_the_backups_disk(alone)
+    assert alone.zonerw("rewrite").returncode == 0
+    assert alike(alone)
+    assert alone.serial_of("ns3", "example.org") == serial + 1
+    alone.parts["web-main"].kill()
+    assert alone.zonerw("rewrite").returncode == 0
+    assert at(alone, alone.backup)
+
+
+def test_secondaries_that_are_ahead_are_overtaken_by_the_daemon() -> None:
+    """It learns of them only by following them, after its first run."""
+    parts = (*WEB_AND_DNS, "actions")
+    with Stack(parts=parts, poll="100ms", edit=no_alertmanager) as stack:
+        for _ in range(4):
+            forced = stack.post("/rewrite", {"mode": "forced"}, stack.layout.operator_token)
+            assert forced.status_code == 200
+        serial = stack.serial_of("ns3", "example.org")
+        assert serial is not None
+        stack.parts["actions"].stop()
+        lose_the_backups_disk(stack)
+        stack.parts["actions"].start()
+        wait_for(lambda: alike(stack), SOON, "the same serials everywhere")
+        assert stack.serial_of("ns3", "example.org") == serial + 1
+        stack.parts["web-main"].kill()
+        wait_for(lambda: at(stack, stack.backup), SOON, "the backup")
 
 
 def test_a_refused_source_on_the_command_line(alone: Stack) -> None:
@@ -79,7 +135,8 @@ def test_a_refused_source_on_the_command_line(alone: Stack) -> None:
     done = alone.zonerw("rewrite", "--forced", "example.org")
     assert done.returncode == 1
     line = path.read_text().count("\n")
-    assert f"example.org: accept failed: {path}:{line}: " in done.stderr
+    (said,) = done.stderr.splitlines()
+    assert said.startswith(f"example.org: accept failed: {path}:{line}: ")
     assert alone.serial_of("ns1", "example.org") == serial
 
 
@@ -131,3 +188,61 @@ def test_a_dead_alertmanager_is_no_evidence() -> None:
         assert forced.status_code == 200
         page = requests.get(stack.layout.url("actions") + "/metrics", timeout=5).text
         assert "zonerw_alertmanager_up 0.0" in page
+
+
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)], ids=["SIGTERM", "SIGINT"]
+)
+def test_the_daemon_ends_when_it_is_told_to(number: signal.Signals, status: int) -> None:
+    """Also in the middle of a run that takes long: main is silent, and looked at."""
+    parts = ("web-main", "web-backup", "ns1")
+    with Stack(parts=parts, poll="100ms", edit=no_alertmanager) as stack:
+        stack.parts["web-main"].silence()
+        program = ("-m", "actions", "--config", str(stack.layout.config))
+        daemon = subprocess.Popen([sys.executable, *program], stderr=subprocess.PIPE)
+        try:
+            url = stack.layout.url("actions")
+            wait_for(lambda: answers(f"{url}/-/healthy"), SOON, "the daemon")
+            assert http("GET", f"{url}/-/ready").status_code == 503
+            daemon.send_signal(number)
+            assert daemon.wait(10) == status
+        finally:
+            daemon.kill()
+            daemon.communicate()
+
+
+def answers(url: str) -> bool:
+    """Whether anybody answers."""
+    try:
+        return http("GET", url).ok
+    except requests.ConnectionError:
+        return False
+
+
+def test_what_keeps_the_daemon_from_starting() -> None:
+    """One line says which file or address, and what was expected."""
+    with Stack(parts=("ns1", "actions")) as stack:
+        taken = stack.zonerw("actions")
+        assert taken.returncode == 1
+        assert 'msg="can\'t listen"' in taken.stderr
+        (stack.layout.folder / "transfer.key").write_text("not base64!")
+        key = stack.zonerw("actions")
+        assert key.returncode == 2
+        assert "transfer.key: expected the secret in base64" in key.stderr
+        rewrite = stack.zonerw("rewrite")
+        assert (rewrite.returncode, rewrite.stdout) == (2, "")
+        assert "transfer.key: expected the secret in base64" in rewrite.stderr
+
+
+def test_the_command_line_without_a_witness_or_a_state() -> None:
+    """Exit status 1, with the reason; a forced rewrite needs no witness."""
+    with Stack(parts=("ns1",)) as stack:
+        blind = stack.zonerw("rewrite")
+        assert blind.returncode == 1
+        assert "nobody says who is down: Alertmanager can't be asked: " in blind.stderr
+        forced = stack.zonerw("rewrite", "--forced")
+        assert forced.returncode == 0
+        (stack.layout.folder / "state" / "meant.json").write_text("{")
+        damaged = stack.zonerw("rewrite", "--forced")
+        assert damaged.returncode == 1
+        assert "meant.json: is damaged" in damaged.stderr

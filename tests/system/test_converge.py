@@ -2,16 +2,19 @@
 
 import shutil
 import stat
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
 from dns.serial import Serial
 
 from actions import converge, files, nameserver
-from actions.converge import Converger, Forced, Outcome
+from actions.converge import Around, Converger, Forced, Outcome
 from actions.decide import Word
 from actions.metrics import Metrics, Trigger
 from actions.state import State, StateError
@@ -19,7 +22,7 @@ from actions.witness import Evidence
 from actions.zone import serial_of
 from demo.stack import Stack, wait_for
 from exporter import config as configuration
-from exporter.config import Config
+from exporter.config import Config, Primary
 
 ZONES = ("example.net", "example.org")
 NOW = datetime(2026, 11, 22, 9, 0, tzinfo=UTC)
@@ -37,15 +40,16 @@ class Program:
         self.seen: dict[str, dict[str, int]] = {}
         self.missing: str | None = None
         self.now = NOW
-        self.converger = Converger(
-            self.config,
-            self.metrics,
-            lambda: self.seen,
+        self.told: dict[str, int] = {}  # what the followers were told, zone -> serial
+        around = Around(
+            secondaries=lambda _: self.seen,
+            served=lambda soas: self.told.update({z: rdata.serial for z, rdata in soas.items()}),
             ask=lambda _: Evidence(
                 {name: Word(down, str(down)) for name, down in self.down.items()}, self.missing
             ),
             now=lambda: self.now,
         )
+        self.converger = Converger(self.config, self.metrics, around)
         self.converger.prepare()
 
     def run(self, trigger: Trigger = "webhook", forced: Forced | None = None) -> Outcome:
@@ -55,6 +59,10 @@ class Program:
     def written(self, outcome: Outcome) -> set[str]:
         """The zones that a run wrote."""
         return {name for name, its in outcome.zones.items() if its.written}
+
+    def metric(self, name: str, **labels: str) -> float | None:
+        """A metric's value."""
+        return self.metrics.registry.get_sample_value(f"zonerw_{name}", labels)
 
     def served(self) -> dict[str, tuple[int | None, str | None]]:
         """What the primary serves: zone -> serial and address of www."""
@@ -105,7 +113,7 @@ def test_a_second_run_changes_nothing(program: Program) -> None:
         outcome = program.run(trigger)
         assert program.written(outcome) == set()
         assert {its.serial for its in outcome.zones.values()} == {TODAY}
-        assert set(outcome.served) == set(ZONES)
+        assert program.told == dict.fromkeys(ZONES, TODAY)
     again = Program(program.stack).run("start")
     assert program.written(again) == set()
     files_after = {p.name: p.stat().st_mtime_ns for p in program.stack.layout.published.iterdir()}
@@ -130,6 +138,13 @@ def test_main_down_and_back(program: Program, caplog: pytest.LogCaptureFixture) 
     program.down["main"] = False
     program.run("timer")
     assert program.served() == dict.fromkeys(ZONES, (TODAY + 2, program.stack.main))
+    switches = {"from": "main", "to": "backup", "cause": "timer"}
+    assert program.metric("switches_total", **switches) == 1
+    assert program.metric("intended_server", server="main") == 1
+    assert program.metric("intended_server", server="backup") == 0
+    assert program.metric("intended_since_timestamp_seconds", server="main") == NOW.timestamp()
+    assert program.metric("zone_published_serial", zone="example.org") == TODAY + 2
+    assert program.metric("converges_total", trigger="timer") == 2
 
 
 def test_what_is_meant_survives_a_restart_without_a_witness(program: Program) -> None:
@@ -196,6 +211,7 @@ def test_a_named_zone_without_a_source_is_said(program: Program) -> None:
     outcome = program.run("request", Forced(("exmaple.org",)))
     its = outcome.zones["exmaple.org"]
     assert (its.failed, its.serial) == ("accept", None)
+    assert program.metric("converge_failures_total", step="accept") == 1
     assert its.reason == f"{program.stack.layout.sources}/exmaple.org.base: no such source"
 
 
@@ -282,19 +298,175 @@ def test_a_name_server_that_is_down_is_right_at_its_next_start(program: Program)
     assert program.written(outcome) == set()
 
 
-def test_a_zone_that_the_name_server_does_not_know_holds_up_no_other(
-    program: Program, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Its outcome says so; the others are served; its serial does not creep up run by run."""
-    monkeypatch.setattr(converge, "_VERIFY_SECONDS", 0.5)
+def test_a_zone_that_the_name_server_does_not_know_holds_up_no_other(program: Program) -> None:
+    """Waited for once; then the others are told of at once, and its serial does not creep up."""
     source = (program.stack.layout.sources / "example.org.base").read_text()
     (program.stack.layout.sources / "new.example.base").write_text(source)
     outcome = program.run("request", Forced())
     its = outcome.zones["new.example"]
     assert (its.failed, its.reason) == ("verify", "ns1 answers REFUSED")
     assert program.served() == dict.fromkeys(ZONES, (TODAY + 1, program.stack.main))
-    for _ in range(2):
+    began = time.monotonic()
+    for _ in range(3):
         assert program.run("timer").zones["new.example"].serial == its.serial
+    program.down["main"] = True
+    program.run("timer")
+    assert time.monotonic() - began < converge._VERIFY_SECONDS
+    assert program.told == dict.fromkeys(ZONES, TODAY + 2)
+
+
+def test_the_others_are_told_of_before_a_late_zone_is_given_up(
+    program: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A secondary need not wait for another zone's trouble."""
+    source = (program.stack.layout.sources / "example.org.base").read_text()
+    (program.stack.layout.sources / "new.example.base").write_text(source)
+    monkeypatch.setattr(converge, "_VERIFY_SECONDS", 1.0)
+    ticks: list[bool] = []
+    sleep = time.sleep
+
+    def look(seconds: float) -> None:
+        ticks.append(program.told == dict.fromkeys(ZONES, TODAY + 1))
+        sleep(seconds)
+
+    monkeypatch.setattr(converge.time, "sleep", look)
+    program.run("request", Forced())
+    assert ticks[-1]
+
+
+def test_a_vanished_source_is_served_on_until_it_is_named(program: Program) -> None:
+    """A folder that is not mounted retires nothing; a person's word for this zone does."""
+    path = program.stack.layout.sources / "example.org.base"
+    path.unlink()
+    its = program.run("request", Forced()).zones["example.org"]
+    assert its.failed is None
+    assert its.reason == (
+        f"{path} is gone; served on as it was accepted until --forced example.org retires it"
+    )
+    program.down["main"] = True
+    program.run()
+    assert program.served()["example.org"] == (TODAY + 1, program.stack.backup)
+    its = program.run("request", Forced(("example.org",))).zones["example.org"]
+    assert (its.failed, its.serial) == (None, None)
+    assert "is not written any more" in its.reason
+    program.down["main"] = False
+    assert set(program.run().zones) == {"example.net"}
+
+
+def test_a_name_server_that_loads_nothing_of_ours_uses_up_no_serials(program: Program) -> None:
+    """A wrong address, say: its serial is far ahead and not believed, and ours stays."""
+    path = program.stack.layout.published / "example.org"
+    ours = path.read_bytes()
+    program.stack.parts["ns1"].stop()
+    path.write_bytes(ours.replace(str(TODAY).encode(), b"3000000000"))
+    program.stack.parts["ns1"].start()
+    wait_for(lambda: program.stack.serial_of("ns1", "example.org") == 3000000000, 5, "the foreign")
+    path.write_bytes(ours)
+    changes: dict[str, object] = {
+        "primary": program.config.primary.model_copy(
+            update={"control": ("true",)}  # it says yes, and loads nothing
+        )
+    }
+    again = Program(program.stack, **changes)
+    serials = [again.run("webhook").zones["example.org"].serial for _ in range(4)]
+    assert serials == [TODAY] * 4
+
+
+def test_a_change_of_the_configuration_publishes_no_broken_zone(program: Program) -> None:
+    """Right when it was accepted, wrong with the servers of now: said, and not published."""
+    path = program.stack.layout.sources / "example.org.base"
+    path.write_text(path.read_text() + "v6 IN AAAA @IP6@\n   IN TXT taken\n")
+    six = {
+        name: server.model_copy(
+            update={"addresses": (*server.addresses, ip_address(f"2001:db8::{number}"))}
+        )
+        for number, (name, server) in enumerate(program.config.servers.items())
+    }
+    with_six = Program(program.stack, servers=six)
+    assert with_six.run("request", Forced()).zones["example.org"].failed is None
+    serial = with_six.stack.serial_of("ns1", "example.org")
+    again = Program(program.stack)  # whose servers have IPv4 only
+    again.down["main"] = True
+    its = again.run().zones["example.org"]
+    assert its.failed == "render"
+    assert "has no IPv6 address" in its.reason
+    assert again.served() == {
+        "example.net": (TODAY + 2, program.stack.backup),
+        "example.org": (serial, program.stack.main),
+    }
+
+
+def test_a_recorded_serial_is_never_used_again(program: Program) -> None:
+    """It was recorded and perhaps written, then the file was lost: the next one is above it."""
+    State(program.stack.layout.folder / "state").record({"example.org": TODAY + 7})
+    (program.stack.layout.published / "example.org").unlink()
+    program.run("webhook")
+    assert program.stack.serial_of("ns1", "example.org") == TODAY + 8
+
+
+def test_a_lost_reload_is_asked_for_again(
+    program: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The name server said ok and did nothing: it is told again when the serial does not come."""
+    original, calls = nameserver.reload, []
+
+    def lost(primary: Primary) -> None:
+        calls.append(primary)
+        if len(calls) > 1:
+            original(primary)
+
+    monkeypatch.setattr(nameserver, "reload", lost)
+    program.down["main"] = True
+    assert not program.run().failed
+    assert len(calls) == 2
+    assert program.served() == dict.fromkeys(ZONES, (TODAY + 1, program.stack.backup))
+
+
+def test_a_run_waits_for_the_one_of_another_process(program: Program) -> None:
+    """The lock is held from the decision on."""
+    program.down["main"] = True
+    with ThreadPoolExecutor(1) as pool:
+        with State(program.stack.layout.folder / "state").locked():
+            outcome = pool.submit(program.run)
+            with pytest.raises(TimeoutError):
+                outcome.result(0.3)
+            assert program.served() == dict.fromkeys(ZONES, (TODAY, program.stack.main))
+        assert program.written(outcome.result(10)) == set(ZONES)
+
+
+def test_a_server_that_is_gone_from_the_configuration(program: Program) -> None:
+    """What was put down for it is void: what the published zones point at counts, or the first."""
+    others = {"new" if name == "main" else name: s for name, s in program.config.servers.items()}
+    again = Program(program.stack, servers=others)
+    again.missing, again.down = "nobody answers", dict.fromkeys(others)
+    outcome = again.run("start")
+    assert outcome.meant.server == "new"  # the same address: the zones point there
+    assert again.written(outcome) == set()
+
+
+def test_the_timer_trusts_the_last_run_for_a_minute_only(
+    program: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Meanwhile a touched file is not seen; then it is."""
+    path = program.stack.layout.published / "example.org"
+    program.run("webhook")
+    path.unlink()
+    program.run("timer")
+    assert not path.exists()
+    now = time.monotonic()
+    monkeypatch.setattr(converge.time, "monotonic", lambda: now + converge._LOOK_AGAIN_SECONDS)
+    program.run("timer")
+    assert path.exists()
+
+
+def test_the_timer_notices_what_another_process_decided(program: Program) -> None:
+    """The command line put something else down."""
+    other = Program(program.stack)
+    other.down["main"] = True
+    other.run("request")
+    program.down["main"] = True
+    assert program.run("timer").meant.server == "backup"
+    assert program.told == dict.fromkeys(ZONES, TODAY + 1)
 
 
 def test_a_zone_that_cant_be_written_holds_up_no_other(program: Program) -> None:
@@ -372,6 +544,27 @@ def test_a_run_that_was_killed_is_finished_by_the_next(
     for path in _files(program):
         assert contents.get(_serial(path), path.read_bytes()) == path.read_bytes()
     assert {path.name for path in program.stack.layout.published.iterdir()} == set(ZONES)
+
+
+@pytest.mark.parametrize("let_pass", [0, 1, 2])
+def test_a_first_start_that_was_killed_begins_anew(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch, let_pass: int
+) -> None:
+    """Killed between two sources that are being accepted: none of them is forgotten."""
+    program, original, calls = Program(stack), files.put, []
+
+    def dies(*args: object, **more: object) -> object:
+        calls.append(args)
+        if len(calls) > let_pass:
+            raise _KilledError
+        return original(*args, **more)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(files, "put", dies)
+        with pytest.raises(_KilledError):
+            program.run("start")
+    Program(stack).run("start")
+    assert program.served() == dict.fromkeys(ZONES, (TODAY, stack.main))
 
 
 def _files(program: Program) -> list[Path]:

@@ -15,8 +15,8 @@ from dns.rdtypes.ANY.SOA import SOA
 
 from actions import auth, notify
 from actions.app import create_app
-from actions.converge import Around, Converger
-from actions.metrics import Metrics
+from actions.converge import Around, Converger, Forced, Outcome
+from actions.metrics import Metrics, Trigger
 from actions.notify import Follower
 from actions.state import StateError
 from actions.worker import Worker
@@ -54,8 +54,15 @@ def run(config: Config) -> int:
     except (auth.TokenFileError, notify.KeyFileError, StateError) as error:
         log.error("can't start", extra={"reason": str(error)})  # noqa: TRY400 - no traceback
         return 2
+
+    def converge(trigger: Trigger, forced: Forced | None) -> Outcome:
+        outcome = converger.run(trigger, forced)
+        for follower in followers:
+            follower.keep(outcome.zones)
+        return outcome
+
     alertmanager, policy = config.alertmanager, config.policy
-    worker = Worker(converger.run, alertmanager.poll if alertmanager else policy.every)
+    worker = Worker(converge, alertmanager.poll if alertmanager else policy.every)
     listening = _listen(config)
     if listening is None:
         return 1

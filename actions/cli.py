@@ -174,3 +174,5 @@ def _show(outcome: Outcome, followers: list[Follower]) -> None:
             elif seen is not None:
                 at = "" if seen.serial is None else f" at {seen.serial}"
                 typer.echo(f"  {follower.name} not yet{at}: {seen.reason}")
+            elif its.serial is not None:
+                typer.echo(f"  {follower.name} not asked: the primary does not serve it")

@@ -20,6 +20,10 @@ from exporter.zonefile import Fault, SourceRefused
 _CHECK_SECONDS = 10.0
 _RELOAD_SECONDS = 3.0
 
+# What NSD's programs put before a line: time and process, new each time, so that a lasting failure
+# would look like a new one.
+_STAMP = r"(?m)^\[[^\]]*\] \S+\[\d+\]: "
+
 # Where Debian keeps name servers' programs; a plain user's PATH lacks it.
 _SYSTEM_FOLDERS = ("/usr/local/sbin", "/usr/sbin", "/sbin")
 
@@ -94,7 +98,7 @@ def _run(command: Sequence[str], seconds: float) -> subprocess.CompletedProcess[
 
 
 def _words(done: subprocess.CompletedProcess[str]) -> str:
-    said = (done.stderr + done.stdout).strip()
+    said = re.sub(_STAMP, "", (done.stderr + done.stdout).strip())
     return said or f"exit status {done.returncode}"
 
 

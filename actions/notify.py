@@ -10,7 +10,7 @@ import binascii
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,7 +39,7 @@ _ASK_AT_MOST_SECONDS = 5.0
 
 # NOTIFY again what lags, more and more seldom; a restarted secondary falls behind by itself, so
 # that one that has everything is asked again every minute too.
-_NOTIFY_FIRST_SECONDS = 1.0
+_NOTIFY_FIRST_SECONDS = 0.5
 _NOTIFY_AT_MOST_SECONDS = 60.0
 _LOOK_AGAIN_SECONDS = 60.0
 
@@ -64,7 +64,7 @@ class Behind:
 
     serial: int | None
     reason: str
-    asked: bool = True  # since that serial is wanted
+    coming: bool = False  # whether it is worth waiting for
 
 
 @dataclass(frozen=True)
@@ -151,9 +151,16 @@ class Follower:
                     continue
                 self._wanted[zone] = rdata
                 self._since[zone] = now
-                self._seen[zone] = Behind(self._serial(zone), "not asked yet", asked=False)
+                self._seen[zone] = Behind(self._serial(zone), "not asked yet", coming=True)
                 self._fresh = True
             self._news.notify_all()
+
+    def keep(self, zones: Collection[str]) -> None:
+        """Follow these zones only: others have been retired."""
+        with self._news:
+            for zone in self._wanted.keys() - zones:
+                for known in (self._wanted, self._since, self._seen, self._ahead):
+                    known.pop(zone, None)
 
     def seen(self) -> dict[str, Serves | Behind]:
         """Zone -> how it stood when last asked."""
@@ -166,9 +173,9 @@ class Follower:
             return {zone: n for zone in self._seen if (n := self._serial(zone)) is not None}
 
     def wait(self, until: float) -> dict[str, Serves | Behind]:
-        """Wait until nothing lags, or the monotonic time `until`; then how each zone stands.
+        """Wait until nothing is coming, or the monotonic time `until`; then how each zone stands.
 
-        Nobody waits for a secondary that gives no answer.
+        Nobody waits for a secondary that gives no answer, or does not know the zone.
         """
         with self._news:
             self._news.wait_for(lambda: not self._coming(), max(0.0, until - time.monotonic()))
@@ -210,7 +217,9 @@ class Follower:
         lagging = {}
         with self._news:
             for zone, answer in answers.items():
-                newest = self._wanted[zone]  # not the one asked for: it may have moved meanwhile
+                newest = self._wanted.get(zone)  # it may have moved meanwhile
+                if newest is None:
+                    continue  # retired meanwhile
                 stands = _stands(answer, newest.serial)
                 if isinstance(stands, Serves):
                     self._arrived(zone, stands.serial)
@@ -279,10 +288,7 @@ class Follower:
             self._news.wait_for(lambda: self._fresh or self._stopping, seconds)
 
     def _coming(self) -> bool:
-        return any(
-            isinstance(seen, Behind) and (seen.serial is not None or not seen.asked)
-            for seen in self._seen.values()
-        )
+        return any(isinstance(seen, Behind) and seen.coming for seen in self._seen.values())
 
     def _serial(self, zone: str) -> int | None:
         seen = self._seen.get(zone)
@@ -315,16 +321,17 @@ class _Pace:
 
 
 _IS_AHEAD = "is ahead of the primary"
+_NOT_LOADED = "SERVFAIL"  # what a secondary says of a new zone before its first transfer
 
 
 def _stands(answer: soa.Serial | soa.NoSerial, wanted: int) -> Serves | Behind:
     """How a secondary stands by its answer (RFC 1982)."""
     if isinstance(answer, soa.NoSerial):
-        return Behind(None, answer.reason)
+        return Behind(None, answer.reason, coming=answer.reason == _NOT_LOADED)
     if answer.serial == wanted:
         return Serves(wanted)
     is_ahead = Rfc1982(answer.serial) > Rfc1982(wanted)
-    return Behind(answer.serial, _IS_AHEAD if is_ahead else "serves an older serial")
+    return Behind(answer.serial, _IS_AHEAD if is_ahead else "serves an older serial", coming=True)
 
 
 def _refusal(reply: dns.message.Message | soa.NoReply) -> str | None:

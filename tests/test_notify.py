@@ -41,6 +41,7 @@ class FakeSecondary:
         self.notified: list[dns.message.Message] = []
         self.on_notify: Callable[[str, int], dns.rcode.Rcode | None] = self.transfer
         self.silent = False
+        self.rcode = dns.rcode.NOERROR  # of what it says of a zone
         self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self.socket.bind(("127.0.0.1", 0))
         self.socket.settimeout(0.05)
@@ -83,6 +84,8 @@ class FakeSecondary:
             if rcode is None:
                 return None
             reply.set_rcode(rcode)
+        elif self.rcode != dns.rcode.NOERROR:
+            reply.set_rcode(self.rcode)
         else:
             name = question.question[0].name
             reply.answer.append(dns.rrset.from_rdata(name, 60, soa(self.serials[zone])))
@@ -195,7 +198,7 @@ def test_a_secondary_that_is_ahead_is_behind_and_is_told_once(
     secondary.serials[ZONE] = 5
     follower.want({ZONE: soa(4)})
     until(lambda: len(secondary.notified) == 2)
-    assert follower.seen() == {ZONE: Behind(5, "is ahead of the primary")}
+    assert follower.seen() == {ZONE: Behind(5, "is ahead of the primary", coming=True)}
     assert told.ahead == 1
     assert caplog.messages.count("secondary is ahead") == 1
     secondary.on_notify = secondary.transfer
@@ -256,7 +259,7 @@ def test_noerror_is_no_proof(secondary: FakeSecondary, follower: Follower) -> No
     """A secondary that says yes and does not transfer is behind."""
     secondary.on_notify = lambda _zone, _serial: dns.rcode.NOERROR
     follower.want({ZONE: soa(2)})
-    assert follower.wait(within(0.5)) == {ZONE: Behind(1, "serves an older serial")}
+    assert follower.wait(within(0.5)) == {ZONE: Behind(1, "serves an older serial", coming=True)}
 
 
 def test_a_refusal_is_said_once_with_its_rcode(
@@ -304,6 +307,40 @@ def test_nobody_waits_for_one_that_gives_no_answer(
     long = within(60)
     assert follower.wait(long) == {ZONE: Behind(None, "timeout")}
     assert long - time.monotonic() > 30
+
+
+@pytest.mark.parametrize(
+    ("rcode", "coming"), [(dns.rcode.SERVFAIL, True), (dns.rcode.REFUSED, False)]
+)
+def test_a_new_zone_is_waited_for_an_unknown_one_is_not(
+    secondary: FakeSecondary, follower: Follower, rcode: dns.rcode.Rcode, coming: bool
+) -> None:
+    """SERVFAIL is what a secondary says before its first transfer, REFUSED where it has no such."""
+    secondary.rcode = rcode
+    secondary.on_notify = lambda _zone, _serial: dns.rcode.NOERROR
+    follower.want({ZONE: soa(2)})
+    expected = Behind(None, dns.rcode.to_text(rcode), coming=coming)
+    until(lambda: follower.seen() == {ZONE: expected})
+    long = within(0.3 if coming else 60)
+    assert follower.wait(long) == {ZONE: expected}
+    assert (long <= time.monotonic()) == coming
+
+
+def test_a_retired_zone_is_followed_no_more(
+    secondary: FakeSecondary, follower: Follower, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither asked for nor notified."""
+    monkeypatch.setattr(notify, "_NOTIFY_FIRST_SECONDS", 0.01)
+    monkeypatch.setattr(notify, "_NOTIFY_AT_MOST_SECONDS", 0.01)
+    secondary.on_notify = lambda _zone, _serial: dns.rcode.REFUSED
+    follower.want({ZONE: soa(2), OTHER: soa(2)})
+    until(lambda: len(secondary.notified) > 2)
+    follower.keep({OTHER})
+    secondary.notified.clear()
+    until(lambda: len(secondary.notified) > 5)
+    names = [message.question[0].name.to_text() for message in secondary.notified]
+    assert set(names[2:]) == {f"{OTHER}."}  # one more of the other may have been on its way
+    assert follower.seen().keys() == {OTHER}
 
 
 def test_a_newer_serial_takes_the_place_of_an_older_one(

@@ -5,7 +5,8 @@ import logging
 import signal
 import socket
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -15,7 +16,7 @@ from dns.rdtypes.ANY.SOA import SOA
 
 from actions import auth, notify
 from actions.app import create_app
-from actions.converge import Around, Converger, Forced, Outcome
+from actions.converge import Around, Converger, Forced, Outcome, Serials
 from actions.metrics import Metrics, Trigger
 from actions.notify import Follower
 from actions.state import StateError
@@ -29,11 +30,9 @@ log = logging.getLogger(__name__)
 _GRACE_SECONDS = 2  # for answers under way when we are told to stop
 
 
-def follow(
-    config: Config, metrics: Metrics, ahead: Callable[[], object] = lambda: None
-) -> list[Follower]:
+def follow(config: Config, metrics: Metrics) -> list[Follower]:
     """Make a follower for each secondary; KeyFileError if its key can't be read."""
-    observer = metrics.observer(ahead)
+    observer = metrics.observer()
     return [
         Follower(
             name, secondary, notify.read_key(secondary.tsig) if secondary.tsig else None, observer
@@ -42,14 +41,29 @@ def follow(
     ]
 
 
+def around(followers: Sequence[Follower]) -> Around:
+    """Connect converge to the followers: what they know, and what they are told."""
+
+    def secondaries(zones: Collection[str]) -> Serials:
+        with ThreadPoolExecutor(len(followers) or 1) as pool:
+            serials = pool.map(lambda follower: follower.serials(zones), followers)
+            return dict(zip((follower.name for follower in followers), serials, strict=True))
+
+    def served(soas: Mapping[str, SOA]) -> None:
+        for follower in followers:
+            follower.want(soas)
+
+    return Around(secondaries, served)
+
+
 def run(config: Config) -> int:
     """Serve until told to stop; returns the exit status."""
     logs.to_stderr()
     metrics = Metrics(config)
     try:
         tokens = auth.read_tokens(config.actions)
-        followers = follow(config, metrics, ahead=lambda: worker.wake("secondary"))
-        converger = Converger(config, metrics, _around(followers))
+        followers = follow(config, metrics)
+        converger = Converger(config, metrics, around(followers))
         converger.prepare()
     except (auth.TokenFileError, notify.KeyFileError, StateError) as error:
         log.error("can't start", extra={"reason": str(error)})  # noqa: TRY400 - no traceback
@@ -58,7 +72,7 @@ def run(config: Config) -> int:
     def converge(trigger: Trigger, forced: Forced | None) -> Outcome:
         outcome = converger.run(trigger, forced)
         for follower in followers:
-            follower.keep(outcome.zones)
+            follower.keep({n for n, its in outcome.zones.items() if its.serial or its.failed})
         return outcome
 
     alertmanager, policy = config.alertmanager, config.policy
@@ -93,17 +107,6 @@ def run(config: Config) -> int:
         for follower in followers:
             follower.stop()
     return 0
-
-
-def _around(followers: Sequence[Follower]) -> Around:
-    def served(soas: Mapping[str, SOA]) -> None:
-        for follower in followers:
-            follower.want(soas)
-
-    return Around(
-        secondaries=lambda _: {follower.name: follower.serials() for follower in followers},
-        served=served,
-    )
 
 
 def _listen(config: Config) -> socket.socket | None:

@@ -27,7 +27,8 @@ def accept(config: Config, state: State, names: tuple[str, ...]) -> Mapping[str,
     """Accept the named zones' sources, or all there are.
 
     What was accepted before stays so where the new source is refused. So it does where the source
-    has vanished, until a person names that zone: a folder that is not mounted retires nothing.
+    has vanished, until a person names that zone, and others are there: a folder that is not mounted
+    retires nothing.
     """
     folder = config.zones.sources
     try:
@@ -35,6 +36,9 @@ def accept(config: Config, state: State, names: tuple[str, ...]) -> Mapping[str,
     except OSError as error:
         unread = Verdict("refused", f"{folder}: can't be read: {error.strerror}")
         return dict.fromkeys(names or (str(folder),), unread)
+    if not found.paths:
+        nothing = Verdict("refused", f"{folder}: no source that can be used is in it")
+        return dict.fromkeys(names or (str(folder),), nothing)
     read = {
         name: _read(config, name, found.paths[name])
         for name in names or found.paths
@@ -44,12 +48,15 @@ def accept(config: Config, state: State, names: tuple[str, ...]) -> Mapping[str,
     verdicts = {
         name: it if isinstance(it, Verdict) else Verdict("accepted") for name, it in read.items()
     }
+    refused = {
+        file.removesuffix(zonefile.SUFFIX): Verdict("refused", f"{folder / file}: {why}")
+        for file, why in found.refused.items()
+    }
     accepted = state.accepted()
-    for name in set(names or accepted) - found.paths.keys():
-        verdicts[name] = _missing(config, state, name, named=bool(names), known=name in accepted)
-    if not names:
-        for file, why in found.refused.items():
-            verdicts[file] = Verdict("refused", f"{folder / file}: {why}")
+    for name in set(names or (*accepted, *refused)) - found.paths.keys():
+        verdicts[name] = refused.get(name) or _missing(
+            config, state, name, named=bool(names), known=name in accepted
+        )
     return verdicts
 
 

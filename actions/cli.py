@@ -2,16 +2,15 @@
 
 import sys
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
-from dns.rdtypes.ANY.SOA import SOA
 
 from actions import __main__ as daemon
 from actions import notify
-from actions.converge import Around, Converger, Forced, Outcome, Serials
+from actions.converge import Converger, Forced, Outcome
 from actions.metrics import Metrics
 from actions.notify import Follower, Serves
 from actions.state import StateError
@@ -19,16 +18,11 @@ from demo import story
 from exporter import __main__ as exporter_main
 from exporter import config as configuration
 from exporter import log as logs
-from exporter import soa
 from exporter.config import Config
 
 # A secondary that can be reached has the zones well before; one that can't is reported.
 _FOLLOW_SECONDS = 10.0
 _FOLLOW_UNCHANGED_SECONDS = 2.0
-
-# One that is dead costs a cron job this long each time.
-_SECONDARIES_SECONDS = 1.0
-
 cli = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -61,7 +55,14 @@ def actions(config: ConfigOption = None) -> None:
 
 @cli.command()
 def rewrite(
-    zones: Annotated[list[str] | None, typer.Argument(metavar="ZONE", show_default=False)] = None,
+    zones: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="ZONE",
+            help="With --forced: only these. One whose source is gone is retired by that.",
+            show_default=False,
+        ),
+    ] = None,
     *,
     forced: Annotated[
         bool, typer.Option("--forced", help="Accept the edited sources and publish them anew.")
@@ -71,7 +72,7 @@ def rewrite(
     """Decide who serves, and rewrite the zones that change."""
     if zones and not forced:
         raise typer.BadParameter("zones can be named with --forced only")
-    word = Forced(tuple(zones or ())) if forced else None
+    word = Forced(tuple(zone.lower().rstrip(".") for zone in zones or ())) if forced else None
     _exit(lambda: _rewrite(_read(config), word))
 
 
@@ -103,11 +104,12 @@ def _read(path: Path | None) -> Config:
 
 
 def _rewrite(config: Config, forced: Forced | None) -> int:
-    logs.to_stderr(logs.ERROR)  # what a person should know is shown at the end, in words
+    logs.to_stderr(logs.WARNING)
+    notify.log.setLevel(logs.ERROR)  # what becomes of each secondary is shown at the end, in words
     metrics = Metrics(config)
     try:
         followers = daemon.follow(config, metrics)
-        converger = Converger(config, metrics, _around(config, followers))
+        converger = Converger(config, metrics, daemon.around(followers))
         converger.prepare()
     except (notify.KeyFileError, StateError) as error:
         typer.echo(error, err=True)
@@ -126,23 +128,6 @@ def _rewrite(config: Config, forced: Forced | None) -> int:
     return 1 if wrong else 0
 
 
-def _around(config: Config, followers: list[Follower]) -> Around:
-    """Ask the secondaries first: a command has no memory of what they serve."""
-
-    def secondaries(zones: Collection[str]) -> Serials:
-        answers = soa.ask_all(config.secondaries, list(zones), _SECONDARIES_SECONDS)
-        return {
-            name: {zone: its.serial for zone, its in at.items() if isinstance(its, soa.Serial)}
-            for name, at in answers.items()
-        }
-
-    def served(soas: Mapping[str, SOA]) -> None:
-        for follower in followers:
-            follower.want(soas)
-
-    return Around(secondaries, served)
-
-
 def _follow(followers: list[Follower], seconds: float) -> None:
     until = time.monotonic() + seconds
     for follower in followers:
@@ -155,16 +140,13 @@ def _follow(followers: list[Follower], seconds: float) -> None:
 
 
 def _show(outcome: Outcome, followers: list[Follower]) -> None:
-    """Say what became of each zone; silent in a cron job that had nothing to do."""
+    """Say what became of each zone, and at the end what is wrong."""
     meant = outcome.meant
-    typer.echo(f"serving {meant.server} since {meant.since:%Y-%m-%d %H:%M:%S} UTC: {meant.why}")
-    if outcome.missing:
-        typer.echo(f"nobody says who is down: {outcome.missing}", err=True)
+    typer.echo(
+        f"serving {meant.server} since {meant.since:%Y-%m-%d %H:%M:%S} UTC,"
+        f" because then {meant.why}"
+    )
     for name, its in sorted(outcome.zones.items()):
-        if its.failed:
-            typer.echo(f"{name}: {its.failed} failed: {its.reason}", err=True)
-        elif its.reason:
-            typer.echo(f"{name}: {its.reason}", err=True)
         if its.serial is not None:
             typer.echo(f"{name} {its.serial} {'published' if its.written else 'unchanged'}")
         for follower in followers:
@@ -176,3 +158,9 @@ def _show(outcome: Outcome, followers: list[Follower]) -> None:
                 typer.echo(f"  {follower.name} not yet{at}: {seen.reason}")
             elif its.serial is not None:
                 typer.echo(f"  {follower.name} not asked: the primary does not serve it")
+    for name, its in sorted(outcome.zones.items()):
+        if its.reason:
+            what = {None: "", "accept": "refused: "}.get(its.failed, f"{its.failed} failed: ")
+            typer.echo(f"{name}: {what}{its.reason}", err=True)
+    if outcome.missing:
+        typer.echo(f"nobody says who is down, nothing decided: {outcome.missing}", err=True)

@@ -36,6 +36,9 @@ _ASK_EVERY_SECONDS = 0.01
 # Name servers lose reloads: ask for it again when the serial does not come.
 _RELOAD_AGAIN_SECONDS = 0.25
 
+# A nameserver that stays ahead of an unchanged zone is overtaken this often.
+_OVERTAKE_EVERY_SECONDS = 3600.0
+
 # While all is well, a timer's run trusts the last one; this often it looks at every zone again.
 _LOOK_AGAIN_SECONDS = 60.0
 
@@ -174,15 +177,18 @@ class _Run:
         """Take over the sources that a person's word names; on the very first start, all."""
         # Nothing is put down before all of them are accepted: a first start that was killed in
         # the middle begins anew.
-        if forced or self._state.meant() is None:
+        words: dict[tuple[str, ...], None] = {(): None} if self._state.meant() is None else {}
+        if forced:
+            words[forced.zones] = None
+        for names in words:
             with self._step("accept"):
-                verdicts = accept(self._config, self._state, forced.zones if forced else ())
+                verdicts = accept(self._config, self._state, names)
             for name, verdict in verdicts.items():
                 if verdict.kind == "refused":
                     self._fail(name, "accept", verdict.why)
                 elif verdict.kind != "accepted":
                     self._zones[name] = ZoneOutcome(reason=verdict.why)
-                elif forced:
+                elif forced and names == forced.zones:
                     self._moved.add(name)
         for name, content in self._state.accepted().items():
             try:
@@ -221,12 +227,15 @@ class _Run:
         primary = {name: a.serial for name, a in asked.items() if isinstance(a, soa.Serial)}
         secondaries = self._around.secondaries(self._sources)
         seen = {self._config.primary.name: primary, **secondaries}
+        recorded = self._state.serials()
         with self._step("render"):
-            due = self._due(seen)
+            due = self._due(seen, recorded)
         if due:
             self._state.record(due)
             with self._step("write"):
-                self._write(due)
+                unused = self._write(due)
+            # Else a folder that can't be written would use up a serial at every tick.
+            self._state.record({name: recorded[name] for name in unused & recorded.keys()})
         self._metrics.published(
             {n: z.serial for n, z in self._zones.items() if z.serial is not None}
         )
@@ -234,22 +243,18 @@ class _Run:
     def verify(self, hopeless: Collection[str]) -> None:
         """See the primary serve what is on disk, asking it to reload as often as that takes.
 
-        The `hopeless` zones, that it would not serve the last time either, are waited for no more.
+        Zones that it would not serve the last time either are `hopeless`: they get less time.
         """
-        wanted = {
-            n: z.serial
-            for n, z in self._zones.items()
-            if z.serial is not None and n in self._sources
-        }
+        wanted = {n: z.serial for n, z in self._zones.items() if z.serial is not None}
         late = self._not_served(wanted) if wanted else {}
         if not late:
             return
-        deadline = time.monotonic() + _VERIFY_SECONDS
+        began = time.monotonic()
         reload_at, reload_after = 0.0, _RELOAD_AGAIN_SECONDS
-        if not late.keys() - hopeless and not self._reload(late):
-            return
         with self._step("verify"):
-            while late.keys() - hopeless and time.monotonic() < deadline:
+            while late and time.monotonic() - began < (
+                _VERIFY_SECONDS if late.keys() - hopeless else _RELOAD_AGAIN_SECONDS
+            ):
                 if time.monotonic() >= reload_at:
                     if not self._reload(late):
                         return
@@ -266,9 +271,8 @@ class _Run:
             self._metrics.failures.labels(step).inc()
         return Outcome(self._meant, self._switched_from, self._zones, missing)
 
-    def _due(self, seen: Serials) -> dict[str, int]:
+    def _due(self, seen: Serials, recorded: Mapping[str, int]) -> dict[str, int]:
         """Zone -> the serial to write it with, for those that are not as they should be."""
-        recorded = self._state.serials()
         today = self._around.now().date()
         due = {}
         for name, source in self._sources.items():
@@ -284,7 +288,8 @@ class _Run:
                 current is not None
                 and name not in self._moved
                 and self._render(source, current) == published
-                and not zone.ahead(today, current, ours, theirs)
+                and not zone.ahead(today, current, ours, {"recorded": recorded.get(name, current)})
+                and not (zone.ahead(today, current, ours, theirs) and self._is_old(name))
             ):
                 self._zones[name] = replace(self._outcome(name), serial=current)
                 continue
@@ -294,13 +299,16 @@ class _Run:
             due[name] = next_.serial
         return due
 
-    def _write(self, due: Mapping[str, int]) -> None:
+    def _write(self, due: Mapping[str, int]) -> set[str]:
+        """Write zones with their serials; those whose serial was not used."""
+        unused = set()
         for name, serial in due.items():
             path = self._path(name)
             try:
                 files.put(path, self._render(self._sources[name], serial))
             except OSError as error:
                 self._fail(name, "write", f"{path}: {error.strerror}")
+                unused.add(name)
                 continue
             self._zones[name] = replace(self._outcome(name), serial=serial, written=True)
             log.info(
@@ -312,6 +320,7 @@ class _Run:
         except OSError as error:
             for name in due:
                 self._fail(name, "write", f"{folder}: can't be synced: {error.strerror}")
+        return unused
 
     def _reload(self, late: Mapping[str, str]) -> bool:
         try:
@@ -363,6 +372,14 @@ class _Run:
             return self._path(name).read_bytes()
         except FileNotFoundError:
             return None
+
+    def _is_old(self, name: str) -> bool:
+        """Whether a nameserver that is ahead may have a zone written anew for that alone.
+
+        One that numbers zones by itself would be ahead of every serial of ours, at once.
+        """
+        age = self._around.now().timestamp() - self._path(name).stat().st_mtime
+        return age > _OVERTAKE_EVERY_SECONDS
 
     def _outcome(self, name: str) -> ZoneOutcome:
         return self._zones.get(name, ZoneOutcome())

@@ -3,7 +3,7 @@
 Who counts what is decided where it happens; this module owns the words.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Literal, get_args
 
@@ -14,7 +14,7 @@ from actions.notify import Observer
 from exporter.config import Config
 
 # What makes converge run, and where it can fail.
-Trigger = Literal["start", "webhook", "timer", "request", "secondary"]
+Trigger = Literal["start", "webhook", "timer", "request"]
 Step = Literal["state", "accept", "render", "write", "reload", "verify"]
 
 # From the steps of a switch on loopback (milliseconds) to one that waits out its deadline.
@@ -102,10 +102,9 @@ class Metrics:
         if up:
             self._set(self._alertmanager_answer, now.timestamp())
 
-    def observer(self, ahead: Callable[[], object]) -> Observer:
-        """What followers tell of the secondaries; `ahead` is called for one that is ahead of us."""
+    def observer(self) -> Observer:
+        """What followers tell of the secondaries."""
         return Observer(
-            ahead=ahead,
             notified=lambda name, count: self._notifies.labels(name).inc(count),
             notify_failed=lambda name, count: self._notify_failures.labels(name).inc(count),
             arrived=lambda name, seconds: self._propagation.labels(name).observe(seconds),

@@ -69,15 +69,11 @@ class Behind:
 
 @dataclass(frozen=True)
 class Observer:
-    """Who is told of notifies and of zones that arrived, by the nameserver's label.
-
-    `ahead` is called when a secondary is first seen with a later serial than the wanted one.
-    """
+    """Who is told of notifies and of zones that arrived, by the nameserver's label."""
 
     notified: Callable[[str, int], None]
     notify_failed: Callable[[str, int], None]
     arrived: Callable[[str, float], None]
-    ahead: Callable[[], object]
 
 
 def read_key(tsig: Tsig) -> dns.tsig.Key:
@@ -120,7 +116,7 @@ class Follower:
         self._wanted: dict[str, SOA] = {}
         self._since: dict[str, float] = {}  # zone -> when it was found to lag, monotonic
         self._seen: dict[str, Serves | Behind] = {}
-        self._ahead: dict[str, int] = {}  # zone -> the later serial that was told
+        self._asked = False
         self._fresh = False
         self._stopping = False
         self._complaint = ""
@@ -159,7 +155,7 @@ class Follower:
         """Follow these zones only: others have been retired."""
         with self._news:
             for zone in self._wanted.keys() - zones:
-                for known in (self._wanted, self._since, self._seen, self._ahead):
+                for known in (self._wanted, self._since, self._seen):
                     known.pop(zone, None)
 
     def seen(self) -> dict[str, Serves | Behind]:
@@ -167,10 +163,13 @@ class Follower:
         with self._news:
             return dict(self._seen)
 
-    def serials(self) -> dict[str, int]:
-        """Zone -> the serial that the secondary answered with last."""
+    def serials(self, zones: Collection[str]) -> dict[str, int]:
+        """Zone -> the serial that the secondary answered with last; asks where nobody has yet."""
         with self._news:
-            return {zone: n for zone in self._seen if (n := self._serial(zone)) is not None}
+            if self._asked:
+                return {zone: n for zone in zones if (n := self._serial(zone)) is not None}
+        answers = soa.ask(self._secondary, list(zones), _ANSWER_SECONDS)
+        return {z: its.serial for z, its in answers.items() if isinstance(its, soa.Serial)}
 
     def wait(self, until: float) -> dict[str, Serves | Behind]:
         """Wait until nothing is coming, or the monotonic time `until`; then how each zone stands.
@@ -227,25 +226,9 @@ class Follower:
                 lagging[zone] = newest
                 self._since.setdefault(zone, time.monotonic())
                 self._seen[zone] = stands
-                if stands.reason == _IS_AHEAD:
-                    self._tell_ahead(zone, stands.serial)
+            self._asked = self._asked or bool(answers)
             self._news.notify_all()
         return lagging
-
-    def _tell_ahead(self, zone: str, serial: int | None) -> None:
-        if serial is None or self._ahead.get(zone) == serial:
-            return
-        self._ahead[zone] = serial
-        log.warning(
-            "secondary is ahead",
-            extra={
-                "nameserver": self.name,
-                "zone": zone,
-                "serial": serial,
-                "wanted": self._wanted[zone].serial,
-            },
-        )
-        self._observer.ahead()
 
     def _arrived(self, zone: str, serial: int) -> None:
         self._seen[zone] = Serves(serial)
@@ -320,7 +303,6 @@ class _Pace:
         return seconds
 
 
-_IS_AHEAD = "is ahead of the primary"
 _NOT_LOADED = "SERVFAIL"  # what a secondary says of a new zone before its first transfer
 
 
@@ -330,8 +312,9 @@ def _stands(answer: soa.Serial | soa.NoSerial, wanted: int) -> Serves | Behind:
         return Behind(None, answer.reason, coming=answer.reason == _NOT_LOADED)
     if answer.serial == wanted:
         return Serves(wanted)
-    is_ahead = Rfc1982(answer.serial) > Rfc1982(wanted)
-    return Behind(answer.serial, _IS_AHEAD if is_ahead else "serves an older serial", coming=True)
+    if Rfc1982(answer.serial) > Rfc1982(wanted):
+        return Behind(answer.serial, "is ahead of the primary")
+    return Behind(answer.serial, "serves an older serial", coming=True)
 
 
 def _refusal(reply: dns.message.Message | soa.NoReply) -> str | None:

@@ -138,9 +138,10 @@ class State:
             raise StateError(self._accepted, f"can't be written: {error.strerror}") from error
 
     def retire(self, zone: str) -> None:
-        """Forget a source whose owner has taken it away."""
+        """Put a source aside, as `.ZONE.base.retired`: its owner has taken it away."""
+        path = self._accepted / f"{zone}{zonefile.SUFFIX}"
         try:
-            (self._accepted / f"{zone}{zonefile.SUFFIX}").unlink(missing_ok=True)
+            path.replace(path.with_name(f".{path.name}.retired"))
             files.sync_folder(self._accepted)
         except OSError as error:
             raise StateError(self._accepted, f"can't be written: {error.strerror}") from error

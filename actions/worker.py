@@ -17,8 +17,8 @@ from actions.state import StateError
 
 log = logging.getLogger(__name__)
 
-# A run that is told to end does so within this, or is left to die with the program: every step of
-# it is finished by the next start.
+# A run that does not end within this is left to die with the program, after a look of 5 s at most:
+# every step of it is finished by the next start.
 _STOP_SECONDS = 2.0
 
 
@@ -59,11 +59,11 @@ class Worker:
         self._asked.put(None)
         self._thread.join(_STOP_SECONDS)
 
-    def wake(self, trigger: Trigger = "webhook") -> Future[Outcome]:
-        """Ask for a run because there is news; shares one that has not begun: it will see it."""
+    def wake(self) -> Future[Outcome]:
+        """Ask for a run because of a webhook; shares one that has not begun: it will see it all."""
         with self._lock:
             if self._wake_up is None:
-                self._wake_up = _Request(trigger)
+                self._wake_up = _Request("webhook")
                 self._ask(self._wake_up)
             return self._wake_up.outcome
 
@@ -83,12 +83,18 @@ class Worker:
             try:
                 outcome = self._converge(request.trigger, request.forced)
             except StateError as error:
-                self._tell({"state": str(error)})
+                # How it stands with the zones is not known now: what was told of them holds.
+                self._tell(
+                    {"state": str(error)} | {w: r for w, r in self._told.items() if w != "state"}
+                )
                 request.outcome.set_exception(error)
             except Exception as error:  # whatever it was: the next run must still come
                 log.exception("converge failed", extra={"trigger": request.trigger})
                 request.outcome.set_exception(error)
             else:
+                for name, its in outcome.zones.items():
+                    if its.failed == "accept":  # what a person asked for, not how things stand
+                        log.error("source refused", extra={"zone": name, "reason": its.reason})
                 self._tell(_failures(outcome))
                 request.outcome.set_result(outcome)
 
@@ -103,13 +109,15 @@ class Worker:
         for what, reason in failures.items():
             if self._told.get(what) != reason:
                 log.error("failed", extra={"what": what, "reason": reason})
-        for what in self._told.keys() - failures.keys():
+        for what in sorted(self._told.keys() - failures.keys()):
             log.info("no longer failing", extra={"what": what})
         self._told = failures
 
 
 def _failures(outcome: Outcome) -> dict[str, str]:
     failures = {
-        f"{its.failed} of {name}": its.reason for name, its in outcome.zones.items() if its.failed
+        f"{its.failed} of {name}": its.reason
+        for name, its in outcome.zones.items()
+        if its.failed not in (None, "accept")
     }
     return failures | ({"witness": outcome.missing} if outcome.missing else {})

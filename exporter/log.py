@@ -7,6 +7,7 @@ import time
 from logfmter import Logfmter
 
 INFO = logging.INFO
+WARNING = logging.WARNING
 ERROR = logging.ERROR
 
 

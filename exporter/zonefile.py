@@ -374,17 +374,18 @@ def _misplaced(slot: Slot, token: Token, rtype: str, rdata: list[Token]) -> str 
 # --- bytes ----------------------------------------------------------------------------------
 
 # Blanks match nothing here and are passed over. `@serial number@` is one word in spite of its
-# blank, in any case of letters and with any blanks, so that a near miss is seen as such.
+# blank, in any case of letters and with any blanks, so that a near miss is seen as such. The groups
+# are atomic and not quantified possessively, which Python 3.11.2 gets wrong.
 _LEXEMES = re.compile(
     rb"""
       (?P<newline> \r?\n )
     | (?P<comment> ;[^\n]* )
     | (?P<open>    \( )
     | (?P<close>   \) )
-    | (?P<string>  "(?: [^"\\\r\n]+ | \\[^\r\n] )*+" )
-    | (?P<unended> "(?: [^"\\\r\n]+ | \\[^\r\n] )*+ )
-    | (?P<word>    (?: [^ \t\r\n;()"\\@]+ | (?i:@serial[ \t]+number@) | @ | \\[^\n]?
-                     | \r(?!\n) )++ )
+    | (?P<string>  "(?> (?: [^"\\\r\n]+ | \\[^\r\n] )* )" )
+    | (?P<unended> "(?> (?: [^"\\\r\n]+ | \\[^\r\n] )* ) )
+    | (?P<word>    (?> (?: [^ \t\r\n;()"\\@]+ | (?i:@serial[ \t]+number@) | @ | \\[^\n]?
+                         | \r(?!\n) )+ ) )
     """,
     re.VERBOSE,
 )

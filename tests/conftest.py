@@ -19,6 +19,9 @@ import pytest
 
 from exporter.config import Nameserver
 
+# Started in the background by a shell, we would ignore Ctrl-C, and so would all that we start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 StartNsd = Callable[..., Nameserver]
 StartWeb = Callable[[], "Web"]
 

@@ -34,7 +34,7 @@ def lively() -> Metrics:
     metrics.alertmanager(datetime(2026, 11, 22, 4, tzinfo=UTC), up=True)
     metrics.alertmanager(datetime(2026, 11, 22, 5, tzinfo=UTC), up=False)
     metrics.webhook_alerts.labels("MainDown", "firing").inc()
-    observer = metrics.observer(lambda: None)
+    observer = metrics.observer()
     observer.notified("ns2", 3)
     observer.notify_failed("ns2", 1)
     observer.arrived("ns2", 0.03)

@@ -1,6 +1,7 @@
 """The one thread that converges."""
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -126,10 +127,12 @@ def test_what_fails_is_logged_once_for_each_new_reason(caplog: pytest.LogCapture
     """The timer comes every few seconds; the log says what changed."""
     caplog.set_level("INFO")
     failed = {"example.org": ZoneOutcome(failed="verify", reason="ns1 answers REFUSED")}
+    refused = {"example.net": ZoneOutcome(failed="accept", reason="example.net.base:3: no")}
     damaged = StateError(Path("/s/meant.json"), "is damaged")
     ends: list[Outcome | StateError] = [
         OUTCOME,
         *[replace(OUTCOME, zones=failed)] * 3,
+        replace(OUTCOME, zones=failed | refused),
         *[replace(OUTCOME, missing="nobody answers")] * 3,
         *[damaged] * 3,
         OUTCOME,
@@ -146,16 +149,17 @@ def test_what_fails_is_logged_once_for_each_new_reason(caplog: pytest.LogCapture
         for _ in range(requests):
             worker.request(None).exception(5)
     facts = [
-        (record.message, vars(record)["what"], vars(record).get("reason"))
+        (record.message, vars(record).get("what"), vars(record).get("reason"))
         for record in caplog.records
     ]
     assert facts == [
         ("failed", "verify of example.org", "ns1 answers REFUSED"),
+        ("source refused", None, "example.net.base:3: no"),
         ("failed", "witness", "nobody answers"),
         ("no longer failing", "verify of example.org", None),
         ("failed", "state", "/s/meant.json: is damaged"),
-        ("no longer failing", "witness", None),
         ("no longer failing", "state", None),
+        ("no longer failing", "witness", None),
     ]
     assert all(record.exc_info is None for record in caplog.records)
 
@@ -168,7 +172,9 @@ def test_a_run_that_takes_long_does_not_hold_up_the_end(monkeypatch: pytest.Monk
     worker.start()
     assert runs.entered.acquire(timeout=5)
     worker.request(Forced())
+    began = time.monotonic()
     worker.stop()
+    assert time.monotonic() - began < 5  # the gate stays closed for 10
     runs.gate.set()
     worker._thread.join(5)
     assert not worker._thread.is_alive()

@@ -267,6 +267,24 @@ def test_a_serial_that_a_secondary_is_ahead_with_is_passed(program: Program) -> 
     )
 
 
+@pytest.mark.parametrize("nameserver", ["ns1", "ns2"])
+def test_one_that_numbers_zones_by_itself_does_not_drive_our_serials(
+    program: Program, nameserver: str
+) -> None:
+    """It is ahead of whatever we write, at once: overtaken once an hour, and by every switch."""
+    serials = []
+    for _ in range(5):
+        outcome = program.run("webhook")
+        serial = outcome.zones["example.org"].serial
+        assert serial is not None
+        serials.append(serial)
+        program.seen = {nameserver: {"example.org": serial + 1}}
+    assert serials == [TODAY] * 5
+    path = program.stack.layout.published / "example.org"
+    program.now = datetime.fromtimestamp(path.stat().st_mtime + 3700, UTC)
+    assert program.run("webhook").zones["example.org"].serial == TODAY + 2
+
+
 def test_a_restored_older_file_gets_a_serial_above_the_served_one(program: Program) -> None:
     """An old file put back, with the mtime of now: the primary must not go back."""
     path = program.stack.layout.published / "example.org"
@@ -359,6 +377,50 @@ def test_a_vanished_source_is_served_on_until_it_is_named(program: Program) -> N
     assert set(program.run().zones) == {"example.net"}
 
 
+@pytest.mark.parametrize("names", [(), ("example.org",), ("example.net", "example.org")])
+def test_an_empty_folder_retires_nothing(program: Program, names: tuple[str, ...]) -> None:
+    """It is not mounted, most likely; whoever is named, nothing is forgotten."""
+    for path in program.stack.layout.sources.iterdir():
+        path.unlink()
+    outcome = program.run("request", Forced(names))
+    assert outcome.refused
+    assert {z: outcome.zones[z].serial for z in ZONES} == dict.fromkeys(ZONES, TODAY)
+    assert program.run("webhook").zones.keys() == set(ZONES)
+
+
+def test_a_source_that_cant_be_one_is_refused_not_retired(program: Program) -> None:
+    """A link to nowhere stands where the file was."""
+    path = program.stack.layout.sources / "example.org.base"
+    path.unlink()
+    path.symlink_to("nowhere")
+    for names in ((), ("example.org",)):
+        its = program.run("request", Forced(names)).zones["example.org"]
+        assert (its.failed, its.serial) == ("accept", TODAY)
+        assert its.reason == f"{path}: not a regular file"
+
+
+def test_a_first_start_by_a_persons_word_for_one_zone_accepts_all(stack: Stack) -> None:
+    """The others are not forgotten over it; a typo is still said."""
+    program = Program(stack)
+    outcome = program.run("request", Forced(("exmaple.org",)))
+    assert program.written(outcome) == set(ZONES)
+    assert outcome.zones["exmaple.org"].failed == "accept"
+
+
+def test_a_zone_that_was_late_is_asked_for_after_the_reload(
+    program: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It gets less time than the others, but it is not given up before it is asked."""
+    monkeypatch.setattr(converge, "_VERIFY_SECONDS", 0.5)
+    with monkeypatch.context() as lost:
+        lost.setattr(nameserver, "reload", lambda _: None)
+        program.run("request", Forced())
+    program.told.clear()
+    program.down["main"] = True
+    assert not program.run().failed
+    assert program.told == dict.fromkeys(ZONES, TODAY + 2)
+
+
 def test_a_name_server_that_loads_nothing_of_ours_uses_up_no_serials(program: Program) -> None:
     """A wrong address, say: its serial is far ahead and not believed, and ours stays."""
     path = program.stack.layout.published / "example.org"
@@ -374,8 +436,11 @@ def test_a_name_server_that_loads_nothing_of_ours_uses_up_no_serials(program: Pr
         )
     }
     again = Program(program.stack, **changes)
-    serials = [again.run("webhook").zones["example.org"].serial for _ in range(4)]
-    assert serials == [TODAY] * 4
+    for _ in range(4):
+        its = again.run("webhook").zones["example.org"]
+        assert (its.serial, its.failed) == (TODAY, "verify")
+        assert its.reason == f"ns1 serves 3000000000, not {TODAY}"
+    assert "example.org" not in again.told
 
 
 def test_a_change_of_the_configuration_publishes_no_broken_zone(program: Program) -> None:
@@ -391,7 +456,8 @@ def test_a_change_of_the_configuration_publishes_no_broken_zone(program: Program
     with_six = Program(program.stack, servers=six)
     assert with_six.run("request", Forced()).zones["example.org"].failed is None
     with_six.serves_org((TODAY + 1, program.stack.main))
-    again = Program(program.stack)  # whose servers have IPv4 only
+    six["backup"] = program.config.servers["backup"]
+    again = Program(program.stack, servers=six)
     again.down["main"] = True
     its = again.run().zones["example.org"]
     assert its.failed == "render"
@@ -491,9 +557,13 @@ def test_a_zone_that_cant_be_written_holds_up_no_other(program: Program) -> None
             "example.org": (TODAY, program.stack.main),
         }
     )
+    for _ in range(5):  # no serial is used up by what is never written
+        program.run("timer")
     in_the_way.rmdir()
     program.run("timer")
-    program.serves_org((TODAY + 2, program.stack.backup))  # TODAY + 1 was handed out
+    serial, address = program.served()["example.org"]
+    assert serial in (TODAY + 1, TODAY + 2)  # + 1 was handed out, with nothing recorded before
+    assert address == program.stack.backup
 
 
 def test_damaged_state_holds_things_as_they_are(program: Program) -> None:

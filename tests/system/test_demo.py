@@ -90,9 +90,10 @@ def test_the_wheel_runs_the_demo_from_anywhere(tmp_path: Path) -> None:
     project = shipped.folder()
     run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "-o", tmp_path, project)
     (wheel,) = tmp_path.glob("zonerw-*.whl")
-    venv.create(tmp_path / "venv", with_pip=True)
+    venv.create(tmp_path / "venv")  # without a pip of its own, which Debian's Python can't give it
     binaries = tmp_path / "venv" / "bin"
-    run(binaries / "pip", "install", "-c", project / "constraints.txt", wheel)
+    pip = (sys.executable, "-m", "pip", "--python", binaries / "python")
+    run(*pip, "install", "-c", project / "constraints.txt", wheel)
     for name in ("prometheus/fast/rules.yml", "alertmanager/fast.yml", "examples/zonerw.toml"):
         shipped_file = tmp_path / "venv" / "share" / "zonerw" / name
         assert shipped_file.read_bytes() == (project / name).read_bytes()

@@ -177,9 +177,9 @@ class _Run:
         """Take over the sources that a person's word names; on the very first start, all."""
         # Nothing is put down before all of them are accepted: a first start that was killed in
         # the middle begins anew.
-        words: dict[tuple[str, ...], None] = {(): None} if self._state.meant() is None else {}
-        if forced:
-            words[forced.zones] = None
+        words: list[tuple[str, ...]] = [()] if self._state.meant() is None else []
+        if forced and forced.zones not in words:
+            words.append(forced.zones)
         for names in words:
             with self._step("accept"):
                 verdicts = accept(self._config, self._state, names)
@@ -235,7 +235,8 @@ class _Run:
             with self._step("write"):
                 unused = self._write(due)
             # Else a folder that can't be written would use up a serial at every tick.
-            self._state.record({name: recorded[name] for name in unused & recorded.keys()})
+            if taken_back := {name: recorded[name] for name in unused & recorded.keys()}:
+                self._state.record(taken_back)
         self._metrics.published(
             {n: z.serial for n, z in self._zones.items() if z.serial is not None}
         )

@@ -33,12 +33,11 @@ def accept(config: Config, state: State, names: tuple[str, ...]) -> Mapping[str,
     folder = config.zones.sources
     try:
         found = zonefile.find(folder)
+        nothing = None if found.paths else "no source that can be used is in it"
     except OSError as error:
-        unread = Verdict("refused", f"{folder}: can't be read: {error.strerror}")
-        return dict.fromkeys(names or (str(folder),), unread)
-    if not found.paths:
-        nothing = Verdict("refused", f"{folder}: no source that can be used is in it")
-        return dict.fromkeys(names or (str(folder),), nothing)
+        nothing = f"can't be read: {error.strerror}"
+    if nothing:
+        return dict.fromkeys(names or (str(folder),), Verdict("refused", f"{folder}: {nothing}"))
     read = {
         name: _read(config, name, found.paths[name])
         for name in names or found.paths

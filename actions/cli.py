@@ -1,5 +1,6 @@
 """`zonerw`, the operator's command."""
 
+import logging
 import sys
 import time
 from collections.abc import Callable
@@ -104,8 +105,8 @@ def _read(path: Path | None) -> Config:
 
 
 def _rewrite(config: Config, forced: Forced | None) -> int:
-    logs.to_stderr(logs.WARNING)
-    notify.log.setLevel(logs.ERROR)  # what becomes of each secondary is shown at the end, in words
+    logs.to_stderr(logging.WARNING)
+    notify.log.setLevel(logging.ERROR)  # what each secondary came to is shown at the end
     metrics = Metrics(config)
     try:
         followers = daemon.follow(config, metrics)

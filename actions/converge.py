@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from dns.rdtypes.ANY.SOA import SOA
+from dns.serial import Serial
 
 from actions import files, nameserver, witness, zone
 from actions.accept import accept
@@ -83,6 +84,7 @@ class Outcome:
         return any(outcome.failed not in (None, "accept") for outcome in self.zones.values())
 
 
+Answers = Mapping[str, soa.Serial | soa.NoSerial]  # by zone
 Serials = Mapping[str, Mapping[str, int]]  # nameserver -> zone -> serial
 
 
@@ -123,10 +125,11 @@ class Converger:
         try:
             with self._state.locked():
                 evidence = self._evidence()
-                if trigger == "timer" and last and self._holds(last, evidence):
+                before = self._state.meant()
+                if trigger == "timer" and last and self._holds(last, before, evidence):
                     outcome = replace(last, missing=evidence.missing)
                 else:
-                    outcome = self._run(trigger, forced, evidence)
+                    outcome = self._run(trigger, forced, before, evidence)
         except StateError:
             self._metrics.failures.labels("state").inc()
             raise
@@ -135,19 +138,25 @@ class Converger:
         self._unserved = frozenset(n for n, z in outcome.zones.items() if z.failed == "verify")
         return outcome
 
-    def _holds(self, last: Outcome, evidence: witness.Evidence) -> bool:
+    def _holds(self, last: Outcome, before: Meant | None, evidence: witness.Evidence) -> bool:
         """Whether the last run's outcome can be trusted still, without reading a zone."""
         return (
             time.monotonic() < self._trusted_until
-            and self._state.meant() == last.meant
+            and before == last.meant
             and decide(last.meant.server, evidence.words).server == last.meant.server
         )
 
-    def _run(self, trigger: Trigger, forced: Forced | None, evidence: witness.Evidence) -> Outcome:
+    def _run(
+        self,
+        trigger: Trigger,
+        forced: Forced | None,
+        before: Meant | None,
+        evidence: witness.Evidence,
+    ) -> Outcome:
         self._trusted_until = time.monotonic() + _LOOK_AGAIN_SECONDS
         run = _Run(self._config, self._state, self._metrics, self._around)
-        run.accept(forced)
-        run.put_down(evidence, trigger)
+        run.accept(forced, first_start=before is None)
+        run.put_down(before, evidence, trigger)
         run.publish()
         run.verify(hopeless=self._unserved)
         return run.outcome(evidence.missing)
@@ -170,14 +179,15 @@ class _Run:
         self._sources: dict[str, zonefile.Source] = {}
         self._moved: set[str] = set()  # forced: their serial moves whatever the content
         self._zones: dict[str, ZoneOutcome] = {}
+        self._at_primary: Answers = {}  # before anything was written
         self._meant: Meant
         self._switched_from: str | None = None
 
-    def accept(self, forced: Forced | None) -> None:
+    def accept(self, forced: Forced | None, *, first_start: bool) -> None:
         """Take over the sources that a person's word names; on the very first start, all."""
         # Nothing is put down before all of them are accepted: a first start that was killed in
         # the middle begins anew.
-        words: list[tuple[str, ...]] = [()] if self._state.meant() is None else []
+        words: list[tuple[str, ...]] = [()] if first_start else []
         if forced and forced.zones not in words:
             words.append(forced.zones)
         for names in words:
@@ -199,9 +209,8 @@ class _Run:
                 # It was right when it was accepted: the configuration has changed since.
                 self._fail(name, "render", "; ".join(map(str, refused.faults)))
 
-    def put_down(self, evidence: witness.Evidence, trigger: Trigger) -> None:
+    def put_down(self, before: Meant | None, evidence: witness.Evidence, trigger: Trigger) -> None:
         """Decide, and record what is meant before anything is done about it."""
-        before = self._state.meant()
         known = before is not None and before.server in self._config.servers
         serving = before.server if before and known else self._pointed_at()
         decision = decide(serving, evidence.words)
@@ -223,8 +232,8 @@ class _Run:
 
     def publish(self) -> None:
         """Write each zone that differs, with a serial that is recorded before it is used."""
-        asked = soa.ask(self._config.primary, list(self._sources), _PRIMARY_SECONDS)
-        primary = {name: a.serial for name, a in asked.items() if isinstance(a, soa.Serial)}
+        self._at_primary = self._ask_primary(self._sources)
+        primary = {n: a.serial for n, a in self._at_primary.items() if isinstance(a, soa.Serial)}
         secondaries = self._around.secondaries(self._sources)
         seen = {self._config.primary.name: primary, **secondaries}
         recorded = self._state.serials()
@@ -247,7 +256,7 @@ class _Run:
         Zones that it would not serve the last time either are `hopeless`: they get less time.
         """
         wanted = {n: z.serial for n, z in self._zones.items() if z.serial is not None}
-        late = self._not_served(wanted) if wanted else {}
+        late = self._not_served(wanted, self._at_primary)
         if not late:
             return
         began = time.monotonic()
@@ -262,7 +271,9 @@ class _Run:
                     reload_at, reload_after = time.monotonic() + reload_after, reload_after * 2
                 else:
                     time.sleep(_ASK_EVERY_SECONDS)
-                late = self._not_served({name: wanted[name] for name in late})
+                late = self._not_served(
+                    {name: wanted[name] for name in late}, self._ask_primary(late)
+                )
         for name, reason in late.items():
             self._fail(name, "verify", f"{self._config.primary.name} {reason}")
 
@@ -289,7 +300,7 @@ class _Run:
                 current is not None
                 and name not in self._moved
                 and self._render(source, current) == published
-                and not zone.ahead(today, current, ours, {"recorded": recorded.get(name, current)})
+                and not Serial(recorded.get(name, current)) > Serial(current)
                 and not (zone.ahead(today, current, ours, theirs) and self._is_old(name))
             ):
                 self._zones[name] = replace(self._outcome(name), serial=current)
@@ -333,14 +344,18 @@ class _Run:
             return False
         return True
 
-    def _not_served(self, wanted: Mapping[str, int]) -> dict[str, str]:
-        """Ask the primary: zone -> why it is not served as it should be."""
+    def _ask_primary(self, zones: Collection[str]) -> Answers:
+        return soa.ask(self._config.primary, list(zones), _PRIMARY_SECONDS)
+
+    def _not_served(self, wanted: Mapping[str, int], answers: Answers) -> dict[str, str]:
+        """Zone -> why, by the primary's answer, it is not served as it should be."""
         late, served = {}, {}
-        for name, answer in soa.ask(self._config.primary, list(wanted), _PRIMARY_SECONDS).items():
+        for name, serial in wanted.items():
+            answer = answers[name]
             if isinstance(answer, soa.NoSerial):
                 late[name] = f"answers {answer.reason}"
-            elif answer.serial != wanted[name]:
-                late[name] = f"serves {answer.serial}, not {wanted[name]}"
+            elif answer.serial != serial:
+                late[name] = f"serves {answer.serial}, not {serial}"
             else:
                 served[name] = answer.soa
                 if self._zones[name].written:

@@ -81,9 +81,14 @@ def _complaints(words: str, file: Path, checker: str) -> tuple[Fault, ...]:
     return (Fault(0, f"{name}: {words}"),)
 
 
-def _run(command: Sequence[str], seconds: float) -> subprocess.CompletedProcess[str]:
+def find(program: str) -> str | None:
+    """Where a program is, also where a plain user's PATH does not look."""
     path = os.pathsep.join((os.environ.get("PATH", os.defpath), *_SYSTEM_FOLDERS))
-    program = shutil.which(command[0], path=path)
+    return shutil.which(program, path=path)
+
+
+def _run(command: Sequence[str], seconds: float) -> subprocess.CompletedProcess[str]:
+    program = find(command[0])
     if program is None:
         raise FileNotFoundError(f"no such program: {command[0]}")
     return subprocess.run(

@@ -36,6 +36,7 @@ import dns.rdtypes.ANY.SOA
 import dns.rdtypes.IN.A
 import requests
 
+from actions import nameserver
 from demo.layout import Layout, free_ports, own_block, write
 from demo.parts import Part, Progress, ended_as_interrupted, signals_held, start, stop
 from demo.shipped import MissingError
@@ -69,7 +70,6 @@ _PROGRAMS: Mapping[str, Mapping[str, str]] = {
     "prometheus": {"prometheus": "prometheus"},
     "alertmanager": {"prometheus-alertmanager": "prometheus-alertmanager"},
 }
-_SYSTEM_FOLDERS = ("/usr/local/sbin", "/usr/sbin", "/sbin")  # a plain user's PATH lacks them
 
 _LOOK_SECONDS = 0.02
 _ANSWER_SECONDS = 0.5  # on loopback answers take milliseconds: later is as good as never
@@ -325,14 +325,13 @@ def _reply(address: str, port: int, question: dns.message.Message) -> dns.messag
 
 def _programs(parts: Collection[str]) -> dict[str, str]:
     """Where the programs for these parts are; MissingError names all that lack, and the remedy."""
-    path = os.pathsep.join((os.environ.get("PATH", os.defpath), *_SYSTEM_FOLDERS))
     packages = {
         program: package
         for part, needed in _PROGRAMS.items()
         if part in parts
         for program, package in needed.items()
     }
-    found = {program: shutil.which(program, path=path) for program in packages}
+    found = {program: nameserver.find(program) for program in packages}
     lacking = [program for program, where in found.items() if where is None]
     if lacking:
         remedy = " ".join(sorted({packages[program] for program in lacking}))

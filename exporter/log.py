@@ -6,12 +6,8 @@ import time
 
 from logfmter import Logfmter
 
-INFO = logging.INFO
-WARNING = logging.WARNING
-ERROR = logging.ERROR
 
-
-def to_stderr(level: int = INFO) -> None:
+def to_stderr(level: int = logging.INFO) -> None:
     """Send every logger's lines to standard error, one fact with its fields a line."""
     formatter = Logfmter(
         keys=["at", "level"],

@@ -7,7 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ import dns.message
 import dns.query
 import pytest
 
+from demo.stack import wait_for
 from exporter.config import Nameserver
 
 # Started in the background by a shell, we would ignore Ctrl-C, and so would all that we start.
@@ -173,7 +173,7 @@ def nsd_in(folder: Path, nameserver: Nameserver) -> Iterator[None]:
         [program, "-d", "-c", folder / "nsd.conf"], start_new_session=True
     ) as nsd:
         try:
-            wait_until(lambda: answers(nameserver), "NSD to answer")
+            wait_for(lambda: answers(nameserver), 10, "NSD to answer")
             yield
         finally:
             os.killpg(nsd.pid, signal.SIGKILL)
@@ -190,11 +190,3 @@ def answers(nameserver: Nameserver) -> bool:
         )
         return True
     return False
-
-
-def wait_until(true: Callable[[], bool], what: str, seconds: float = 10) -> None:
-    """Go on once it is true; fail when it does not come true in time."""
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline, f"waited {seconds:g} s for {what}"
-        time.sleep(0.01)

@@ -18,6 +18,7 @@ from dns.rdtypes.ANY.SOA import SOA
 
 from actions import notify
 from actions.notify import Behind, Follower, KeyFileError, Observer, Serves, read_key
+from demo.stack import wait_for
 from exporter.config import Secondary, Tsig
 
 ZONE, OTHER = "example.org", "example.net"
@@ -142,10 +143,7 @@ def within(seconds: float) -> float:
 
 def until(condition: Callable[[], bool]) -> None:
     """Wait for a condition; 10 s are far more than any here needs."""
-    deadline = within(10)
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.01)
+    wait_for(condition, 10, "the follower")
 
 
 def test_rfc_1996_the_message() -> None:

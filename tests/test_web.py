@@ -16,8 +16,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
-from conftest import StartNsd, StartWeb, free_port, wait_until, write_config
+from conftest import StartNsd, StartWeb, free_port, write_config
 
+from demo.stack import wait_for
 from exporter import config as configuration
 from exporter.config import Config, Listen, Nameserver
 from exporter.web import Listener
@@ -291,8 +292,8 @@ def test_a_client_that_leaves_is_nothing_to_log(
         client.sendall(f"GET /metrics HTTP/1.1\r\n{TIMEOUT_HEADER}: 0.3\r\n\r\n".encode())
         linger = (1).to_bytes(4, sys.byteorder) + (0).to_bytes(4, sys.byteorder)
         client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
-    wait_until(lambda: "server down" in caplog.text, "the look to end")
-    wait_until(lambda: threading.active_count() == threads, "the request to end")
+    wait_for(lambda: "server down" in caplog.text, 10, "the look to end")
+    wait_for(lambda: threading.active_count() == threads, 10, "the request to end")
     assert "request failed" not in caplog.text
 
 
@@ -338,7 +339,7 @@ def test_a_signal_ends_it_promptly(
     process = start()
     with socket.create_connection(listens_at(process)) as scrape:
         scrape.sendall(b"GET /metrics?collect[]=servers HTTP/1.1\r\n\r\n")
-        wait_until(lambda: threads_of(process) > 4, "the look to begin")
+        wait_for(lambda: threads_of(process) > 4, 10, "the look to begin")
         started = time.monotonic()
         process.send_signal(number)
         assert process.wait(10) == status

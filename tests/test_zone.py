@@ -8,6 +8,7 @@ from pathlib import Path
 
 import dns.name
 import pytest
+from zones import HEAD, SERVERS
 
 from actions.zone import accept, points_to, render, serial_of
 from exporter import config
@@ -15,16 +16,6 @@ from exporter.config import Server
 from exporter.zonefile import Source, SourceRefused, find, parse
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
-SERVERS = {
-    "main": Server(addresses=("192.0.2.1", "2001:db8::1")),
-    "backup": Server(addresses=("198.51.100.7",)),
-}
-HEAD = """\
-$TTL 300
-@ SOA ns1 hostmaster @serial number@ 2h 10m 4w 60
-@ NS ns1
-ns1 A 192.0.2.53
-"""  # what a test adds begins in line 5
 
 
 def source(text: str | bytes, *, head: str = HEAD) -> Source:

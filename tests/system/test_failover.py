@@ -80,16 +80,11 @@ def test_main_is_down_and_comes_back(stack: Stack, how: str) -> None:
     """Killed (connections are refused) or silent (packets vanish): all follow, there and back."""
     before = serials(stack)
     web = stack.parts["web-main"]
-    if how == "killed":
-        web.kill()
-    else:
-        web.silence()
+    end, back = (web.kill, web.start) if how == "killed" else (web.silence, web.resume)
+    end()
     everywhere(stack, stack.backup)
     at_serials(stack, raised(before, 1))
-    if how == "killed":
-        web.start()
-    else:
-        web.resume()
+    back()
     everywhere(stack, stack.main)
     at_serials(stack, raised(before, 2))
 

@@ -99,16 +99,18 @@ def own_block() -> Iterator[str]:
 
 def free_ports(*addresses: str) -> Ports:
     """Ports that are free at all the addresses, for TCP and UDP."""
-    free = (port for port in _PORTS if all(_is_free(address, port) for address in addresses))
+    free = (port for port in _PORTS if all(is_free(address, port) for address in addresses))
     found = tuple(islice(free, len(fields(Ports))))
     if len(found) < len(fields(Ports)):
         raise MissingError(f"no free ports between {_PORTS.start} and {_PORTS.stop - 1}")
     return Ports(*found)
 
 
-def _is_free(address: str, port: int) -> bool:
+def is_free(address: str, port: int) -> bool:
+    """Whether nobody uses the port there, neither for TCP nor for UDP."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
     for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
-        with socket.socket(socket.AF_INET, kind) as probe:
+        with socket.socket(family, kind) as probe:
             try:
                 probe.bind((address, port))
             except OSError:

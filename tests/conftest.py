@@ -1,10 +1,11 @@
 """Real parts that several tests stand on."""
 
 import contextlib
+import itertools
 import os
+import random
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,6 +17,7 @@ import dns.message
 import dns.query
 import pytest
 
+from demo.layout import is_free
 from demo.stack import wait_for
 from exporter.config import Nameserver
 
@@ -24,6 +26,9 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 StartNsd = Callable[..., Nameserver]
 StartWeb = Callable[[], "Web"]
+
+# Each run begins elsewhere, so that two at once seldom meet.
+_ports = itertools.cycle(random.sample(range(10000, 21000), 11000))
 
 ZONE_FILE = """\
 $ORIGIN {zone}.
@@ -137,11 +142,11 @@ checks.web.url = "http://www.example.org:{port}/index.html"
 
 
 def free_port(address: str) -> int:
-    """A port that nobody uses right now."""
-    with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as probe:
-        probe.bind((address, 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A port that nobody uses, for TCP and UDP, and that was not handed out before.
+
+    It is below those that the kernel gives to outgoing connections: nobody takes it meanwhile.
+    """
+    return next(port for port in _ports if is_free(address, port))
 
 
 def nsd_conf(folder: Path, nameserver: Nameserver) -> str:

@@ -22,7 +22,7 @@ from exporter.probes import Down, Up, judge, look, network_reason, probe
 LOOPBACK = ip_address("127.0.0.1")
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\nwelcome"
 # What a deadline may be missed by on a busy machine.
-SLACK = 0.3
+SLACK = 1.0
 
 
 class Listening:
@@ -151,10 +151,10 @@ def test_a_redirect_is_down_and_not_followed() -> None:
 def test_the_body_of_a_redirect_is_not_read() -> None:
     """However long it is: the status says it all, at once."""
     with Listening(pours(b"HTTP/1.1 301 Moved\r\nLocation: /\r\n\r\n")) as web:
-        result, seconds = timed(http_check(web.port), 2)
+        result, seconds = timed(http_check(web.port), 5)
     assert isinstance(result, Down)
     assert result.reason == "status 301"
-    assert seconds < 1
+    assert seconds < 3
 
 
 @pytest.mark.parametrize(
@@ -165,9 +165,9 @@ def test_the_body_of_a_redirect_is_not_read() -> None:
 def test_a_body_is_read_so_far_and_no_further(head: bytes) -> None:
     """A page that grows makes no server down."""
     with Listening(pours(head)) as web:
-        result, seconds = timed(http_check(web.port), 2)
+        result, seconds = timed(http_check(web.port), 5)
     assert isinstance(result, Up)
-    assert seconds < 1
+    assert seconds < 3
 
 
 # --- whom it asks ---------------------------------------------------------------------------
@@ -306,7 +306,7 @@ def test_a_closed_port_is_down_at_once() -> None:
         "connection refused",
         "[Errno 111] Connection refused",
     )
-    assert seconds < 1
+    assert seconds < 3
 
 
 @pytest.mark.parametrize(
@@ -432,7 +432,7 @@ def test_all_checks_at_all_addresses_share_the_deadline() -> None:
         }
         server = Server(addresses=("192.0.2.1",), look_at=("127.0.0.1", "127.0.0.2"), checks=checks)
         started = time.monotonic()
-        looked = look(server, 0.5)
+        looked = look(server, 1.5)
         seconds = time.monotonic() - started
     other = ip_address("127.0.0.2")
     assert {place: type(result) for place, result in looked.items()} == {
@@ -443,7 +443,7 @@ def test_all_checks_at_all_addresses_share_the_deadline() -> None:
         ("shop", other): Down,
         ("web", other): Up,
     }
-    assert 0.5 <= seconds < 0.5 + SLACK
+    assert 1.5 <= seconds < 1.5 + SLACK
 
 
 def test_a_server_without_checks_has_the_default_page() -> None:

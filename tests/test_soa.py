@@ -14,13 +14,13 @@ import dns.rcode
 import dns.rrset
 import dns.tsig
 import pytest
-from conftest import StartNsd
+from conftest import StartNsd, free_port
 
 from exporter.config import Nameserver
 from exporter.soa import NoReply, NoSerial, Serial, ask, ask_all, exchange
 
 ZONE = "example.org"
-SLACK = 0.3
+SLACK = 1.0
 SECRET = "c2VjcmV0IHNlY3JldCBzZWNyZXQ="  # noqa: S105
 KEY = dns.tsig.Key("transfer", SECRET, "hmac-sha256")
 
@@ -47,8 +47,8 @@ class Responder:
         self.asked: list[dns.message.Message] = []
         self._answer = answer
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self._socket.bind(("127.0.0.1", 0))
-        self.nameserver = Nameserver(address="127.0.0.1", port=self._socket.getsockname()[1])
+        self.nameserver = Nameserver(address="127.0.0.1", port=free_port("127.0.0.1"))
+        self._socket.bind(("127.0.0.1", self.nameserver.port))
         self._thread = threading.Thread(target=self._run)
 
     def __enter__(self) -> "Responder":
@@ -243,7 +243,7 @@ def test_a_closed_port_is_told_at_once_for_all_zones() -> None:
     started = time.monotonic()
     answers = ask(gone.nameserver, zones, 5)
     assert answers == dict.fromkeys(zones, NoSerial("connection refused"))
-    assert time.monotonic() - started < 1
+    assert time.monotonic() - started < 3
 
 
 # --- what counts as an answer ---------------------------------------------------------------

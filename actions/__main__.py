@@ -30,18 +30,24 @@ log = logging.getLogger(__name__)
 _GRACE_SECONDS = 2  # for answers under way when we are told to stop
 
 
-def follow(config: Config, metrics: Metrics) -> list[Follower]:
-    """Make a follower for each secondary; KeyFileError if its key can't be read."""
+def wire(config: Config, metrics: Metrics) -> tuple[Converger, list[Follower]]:
+    """Make a follower for each secondary, and the converger, ready to run, that they go by.
+
+    KeyFileError and StateError say which file can't be used.
+    """
     observer = metrics.observer()
-    return [
+    followers = [
         Follower(
             name, secondary, notify.read_key(secondary.tsig) if secondary.tsig else None, observer
         )
         for name, secondary in config.secondaries.items()
     ]
+    converger = Converger(config, metrics, _around(followers))
+    converger.prepare()
+    return converger, followers
 
 
-def around(followers: Sequence[Follower]) -> Around:
+def _around(followers: Sequence[Follower]) -> Around:
     """Connect converge to the followers: what they know, and what they are told."""
 
     def secondaries(zones: Collection[str]) -> Serials:
@@ -62,9 +68,7 @@ def run(config: Config) -> int:
     metrics = Metrics(config)
     try:
         tokens = auth.read_tokens(config.actions)
-        followers = follow(config, metrics)
-        converger = Converger(config, metrics, around(followers))
-        converger.prepare()
+        converger, followers = wire(config, metrics)
     except (auth.TokenFileError, notify.KeyFileError, StateError) as error:
         log.error("can't start", extra={"reason": str(error)})  # noqa: TRY400 - no traceback
         return 2
@@ -102,18 +106,14 @@ def run(config: Config) -> int:
         return 130
     finally:
         worker.stop()
-        for follower in followers:
-            follower.end()
-        for follower in followers:
-            follower.stop()
+        notify.stop(followers)
     return 0
 
 
 def _listen(config: Config) -> socket.socket | None:
     where = config.actions.listen
-    family = socket.AF_INET6 if ":" in where.host else socket.AF_INET
     try:
-        return socket.create_server((where.host, where.port), family=family, backlog=2048)
+        return socket.create_server((where.host, where.port), family=where.family, backlog=2048)
     except OSError as error:
         log.error("can't listen", extra={"address": str(where), "reason": error.strerror})  # noqa: TRY400
         return None
@@ -127,12 +127,7 @@ def main() -> NoReturn:
     """Run with the command line's configuration."""
     parser = argparse.ArgumentParser(prog="python -m actions", description=__doc__)
     parser.add_argument("--config", type=Path, metavar="FILE")
-    try:
-        config = configuration.read(configuration.path_from(parser.parse_args().config))
-    except configuration.ConfigError as error:
-        print(error, file=sys.stderr)  # noqa: T201 - before there is a log
-        sys.exit(2)
-    sys.exit(run(config))
+    sys.exit(run(configuration.read_or_exit(parser.parse_args().config)))
 
 
 if __name__ == "__main__":

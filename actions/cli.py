@@ -11,7 +11,7 @@ import typer
 
 from actions import __main__ as daemon
 from actions import notify
-from actions.converge import Converger, Forced, Outcome
+from actions.converge import Forced, Outcome
 from actions.metrics import Metrics
 from actions.notify import Follower, Serves
 from actions.state import StateError
@@ -45,13 +45,13 @@ ConfigOption = Annotated[
 @cli.command()
 def exporter(config: ConfigOption = None) -> None:
     """Publish health and DNS serials for Prometheus."""
-    _exit(lambda: exporter_main.run(_read(config)))
+    _exit(lambda: exporter_main.run(configuration.read_or_exit(config)))
 
 
 @cli.command()
 def actions(config: ConfigOption = None) -> None:
     """Run the daemon that moves the zones."""
-    _exit(lambda: daemon.run(_read(config)))
+    _exit(lambda: daemon.run(configuration.read_or_exit(config)))
 
 
 @cli.command()
@@ -74,7 +74,7 @@ def rewrite(
     if zones and not forced:
         raise typer.BadParameter("zones can be named with --forced only")
     word = Forced(tuple(zone.lower().rstrip(".") for zone in zones or ())) if forced else None
-    _exit(lambda: _rewrite(_read(config), word))
+    _exit(lambda: _rewrite(configuration.read_or_exit(config), word))
 
 
 @cli.command()
@@ -96,22 +96,12 @@ def _exit(command: Callable[[], int]) -> NoReturn:
         raise typer.Exit(130) from None
 
 
-def _read(path: Path | None) -> Config:
-    try:
-        return configuration.read(configuration.path_from(path))
-    except configuration.ConfigError as error:
-        typer.echo(error, err=True)
-        raise typer.Exit(2) from error
-
-
 def _rewrite(config: Config, forced: Forced | None) -> int:
     logs.to_stderr(logging.WARNING)
     notify.log.setLevel(logging.ERROR)  # what each secondary came to is shown at the end
     metrics = Metrics(config)
     try:
-        followers = daemon.follow(config, metrics)
-        converger = Converger(config, metrics, daemon.around(followers))
-        converger.prepare()
+        converger, followers = daemon.wire(config, metrics)
     except (notify.KeyFileError, StateError) as error:
         typer.echo(error, err=True)
         return 2
@@ -136,8 +126,7 @@ def _follow(followers: list[Follower], seconds: float) -> None:
     for follower in followers:
         follower.wait(until)
         follower.end()
-    for follower in followers:
-        follower.stop()
+    notify.stop(followers)
 
 
 def _show(outcome: Outcome, followers: list[Follower]) -> None:

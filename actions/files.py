@@ -21,9 +21,8 @@ def put(path: Path, content: bytes, *, mode: int = 0o644) -> None:
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     try:
         with os.fdopen(descriptor, "wb") as file:
-            os.fchmod(
-                file.fileno(), mode
-            )  # whatever the umask: another user's name server reads it
+            # Whatever the umask: another user's name server reads it.
+            os.fchmod(file.fileno(), mode)
             file.write(content)
             file.flush()
             _freshen(file.fileno(), path)

@@ -278,6 +278,14 @@ class Follower:
         return seen.serial if seen else None
 
 
+def stop(followers: Collection[Follower]) -> None:
+    """End them side by side: one that waits for an answer delays no other."""
+    for follower in followers:
+        follower.end()
+    for follower in followers:
+        follower.stop()
+
+
 class _Pace:
     """When to ask a secondary that lags, and when to notify it, ever more seldom."""
 

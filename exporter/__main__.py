@@ -9,7 +9,7 @@ import threading
 from pathlib import Path
 
 from exporter import log as logs
-from exporter.config import DEFAULT_PATH, Config, ConfigError, path_from, read
+from exporter.config import DEFAULT_PATH, Config, read_or_exit
 from exporter.web import Listener
 
 log = logging.getLogger(__name__)
@@ -27,13 +27,7 @@ def main() -> None:
         type=Path,
         help=f"the configuration; without it ZONERW_CONFIG, else {DEFAULT_PATH}",
     )
-    arguments = parser.parse_args()
-    try:
-        config = read(path_from(arguments.config))
-    except ConfigError as error:
-        sys.stderr.write(f"{error}\n")
-        sys.exit(2)
-    sys.exit(run(config))
+    sys.exit(run(read_or_exit(parser.parse_args().config)))
 
 
 def run(config: Config) -> int:

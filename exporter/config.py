@@ -12,6 +12,7 @@ import ipaddress
 import json
 import os
 import re
+import sys
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 from urllib.parse import urlsplit
 
 import dns.exception
+import dns.inet
 import dns.name
 from pydantic import (
     AfterValidator,
@@ -180,6 +182,11 @@ class Listen:
 
     host: str
     port: int
+
+    @property
+    def family(self) -> int:
+        """The kind of socket that listens there: AF_INET or AF_INET6."""
+        return dns.inet.af_for_address(self.host)
 
     @property
     def is_loopback(self) -> bool:
@@ -456,6 +463,15 @@ def read(path: Path) -> Config:
         faults.sort(key=lambda fault: order.get(str(fault["loc"][0]), len(order)))
         raise ConfigError(path, [_sentence(fault) for fault in faults]) from error
     return Config(path, **dict(file))
+
+
+def read_or_exit(option: Path | None) -> Config:
+    """Read the file that a command goes by; it ends with every fault told, and status 2."""
+    try:
+        return read(path_from(option))
+    except ConfigError as error:
+        sys.stderr.write(f"{error}\n")
+        sys.exit(2)
 
 
 def _parse(path: Path) -> dict[str, Any]:

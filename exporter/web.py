@@ -7,7 +7,6 @@ Owns routes, status codes and how much of a scrape's time the looks may take. Le
 import html
 import logging
 import math
-import socket
 import socketserver
 import sys
 from collections.abc import Sequence
@@ -40,7 +39,7 @@ class Listener(ThreadingHTTPServer):
         self.config = config
         self.last_seen = collector.LastSeen()
         listen = config.exporter.listen
-        self.address_family = socket.AF_INET6 if ":" in listen.host else socket.AF_INET
+        self.address_family = listen.family
         super().__init__((listen.host, listen.port), _Request)
 
     def server_bind(self) -> None:

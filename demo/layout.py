@@ -14,6 +14,8 @@ from dataclasses import dataclass, field, fields
 from itertools import islice
 from pathlib import Path
 
+import dns.inet
+
 from demo import shipped
 from demo.shipped import MissingError
 
@@ -108,7 +110,7 @@ def free_ports(*addresses: str) -> Ports:
 
 def is_free(address: str, port: int) -> bool:
     """Whether nobody uses the port there, neither for TCP nor for UDP."""
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    family = dns.inet.af_for_address(address)
     for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
         with socket.socket(family, kind) as probe:
             try:

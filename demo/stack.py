@@ -28,6 +28,7 @@ from typing import Any, Self, TypeVar
 
 import dns.exception
 import dns.flags
+import dns.inet
 import dns.message
 import dns.query
 import dns.rdataclass
@@ -278,12 +279,8 @@ class Stack:
             case "exporter":
                 return lambda: _is_ok(f"{self.layout.url(name)}/-/healthy")
             case _:
-                return lambda: self._listens(name)
-
-    def _listens(self, nameserver: str) -> bool:
-        """Whether it answers at all. A primary that has no zone file yet says so: SERVFAIL."""
-        address, port = self.layout.nameservers[nameserver], self.layout.ports.dns
-        return _reply(address, port, dns.message.make_query(".", dns.rdatatype.SOA)) is not None
+                where = self.layout.nameservers[name], self.layout.ports.dns
+                return lambda: nameserver_answers(*where)
 
 
 def wait_for(condition: Callable[[], T], timeout: float, what: str) -> T:
@@ -305,6 +302,11 @@ def http(method: str, url: str, *, timeout: float = 10.0, **more: Any) -> reques
         return session.request(method, url, timeout=timeout, allow_redirects=False, **more)
 
 
+def nameserver_answers(address: str, port: int) -> bool:
+    """Whether it answers at all. A primary that has no zone file yet says so: SERVFAIL."""
+    return _reply(address, port, dns.message.make_query(".", dns.rdatatype.SOA)) is not None
+
+
 def _is_ok(url: str) -> bool:
     try:
         return http("GET", url, timeout=_ANSWER_SECONDS).ok
@@ -314,7 +316,7 @@ def _is_ok(url: str) -> bool:
 
 def _reply(address: str, port: int, question: dns.message.Message) -> dns.message.Message | None:
     """What a nameserver answers. A connected socket learns at once that nobody is there."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+    with socket.socket(dns.inet.af_for_address(address), socket.SOCK_DGRAM) as sock:
         sock.connect((address, port))
         sock.setblocking(False)
         try:

@@ -4,7 +4,6 @@ import contextlib
 import itertools
 import os
 import random
-import shutil
 import signal
 import subprocess
 import sys
@@ -12,13 +11,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import dns.exception
-import dns.message
-import dns.query
 import pytest
 
+from actions.nameserver import find
 from demo.layout import is_free
-from demo.stack import wait_for
+from demo.parts import Part
+from demo.stack import nameserver_answers
 from exporter.config import Nameserver
 
 # Started in the background by a shell, we would ignore Ctrl-C, and so would all that we start.
@@ -27,8 +25,9 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 StartNsd = Callable[..., Nameserver]
 StartWeb = Callable[[], "Web"]
 
-# Each run begins elsewhere, so that two at once seldom meet.
-_ports = itertools.cycle(random.sample(range(10000, 21000), 11000))
+# Below those of demo/layout.py; each run begins elsewhere, so that two at once seldom meet.
+_PORTS = range(10000, 21000)
+_ports = itertools.cycle(random.sample(_PORTS, len(_PORTS)))
 
 ZONE_FILE = """\
 $ORIGIN {zone}.
@@ -42,6 +41,8 @@ ns1 IN A 192.0.2.1
 @pytest.fixture
 def start_nsd(tmp_path: Path) -> Iterator[StartNsd]:
     """Start NSD with these zones and serials, and with `more` at the end of its configuration."""
+    program = find("nsd")
+    assert program, "nsd is not installed"
     with contextlib.ExitStack() as running:
 
         def start(
@@ -54,7 +55,16 @@ def start_nsd(tmp_path: Path) -> Iterator[StartNsd]:
                 (folder / zone).write_text(ZONE_FILE.format(zone=zone, serial=serial))
             zones = "".join(f"zone:\n  name: {z}\n  zonefile: {z}\n" for z in serials)
             (folder / "nsd.conf").write_text(nsd_conf(folder, nameserver) + zones + more)
-            running.enter_context(nsd_in(folder, nameserver))
+            nsd = Part(
+                name="nsd",
+                title="NSD",
+                argv=(program, "-d", "-c", str(folder / "nsd.conf")),
+                log=folder / "output",
+                environment=os.environ,
+                ready=lambda: nameserver_answers(str(nameserver.address), nameserver.port),
+            )
+            running.callback(nsd.kill)
+            nsd.start()
             return nameserver
 
         yield start
@@ -167,31 +177,3 @@ server:
 remote-control:
   control-enable: no
 """
-
-
-@contextlib.contextmanager
-def nsd_in(folder: Path, nameserver: Nameserver) -> Iterator[None]:
-    """Run NSD, and go on once it answers."""
-    program = shutil.which("nsd", path=f"{os.environ['PATH']}:/usr/sbin")
-    assert program, "nsd is not installed"
-    with subprocess.Popen(
-        [program, "-d", "-c", folder / "nsd.conf"], start_new_session=True
-    ) as nsd:
-        try:
-            wait_for(lambda: answers(nameserver), 10, "NSD to answer")
-            yield
-        finally:
-            os.killpg(nsd.pid, signal.SIGKILL)
-
-
-def answers(nameserver: Nameserver) -> bool:
-    """Whether anything comes back, whatever it says."""
-    with contextlib.suppress(dns.exception.Timeout, OSError):
-        dns.query.udp(
-            dns.message.make_query(".", "SOA"),
-            str(nameserver.address),
-            timeout=0.2,
-            port=nameserver.port,
-        )
-        return True
-    return False

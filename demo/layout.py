@@ -259,6 +259,9 @@ def _zonerw_values(layout: Layout, poll: str) -> dict[str, str]:
         'url = "http://www.example.org/index.html"': url,
         'addresses = ["198.51.100.7"]': f'addresses = ["{layout.backup}"]',
         'look_at = ["127.0.0.1"]': f'look_at = ["{layout.backup}"]',
+        # Nothing of a demo leaves the machine: a third party is the third address here.
+        'quad9 = "tcp://9.9.9.9:53" ': f'third = "dns://{layout.third}:{ports.dns}" ',
+        'google = "tcp://8.8.8.8:53"\n': "",
         # The backup's check is the default one, port 80, in the shipped file.
         "[zones]\n": f"[servers.backup.checks.web]\n{url}\n\n[zones]\n",
         "/etc/zonerw/zones": f"{layout.sources}",

@@ -206,6 +206,40 @@ def _listen(text: str) -> Listen:
     return Listen(str(host), int(match[3]))
 
 
+@dataclass(frozen=True)
+class Reference:
+    """Somebody else's machine: while any one answers, our own line works.
+
+    `url` is what is asked for over HTTP, and None where nothing but an address is needed.
+    """
+
+    scheme: Literal["tcp", "dns", "http", "https"]
+    address: Address
+    port: int
+    url: str | None = None
+
+
+def _reference(text: str) -> Reference:
+    parts = urlsplit(text)
+    address, port = ipaddress.ip_address(parts.hostname or ""), parts.port
+    bare = text == f"{parts.scheme}://{parts.netloc}" and "@" not in text and port != 0
+    match parts.scheme:
+        case "tcp" if bare and port:
+            return Reference("tcp", address, port)
+        case "dns" if bare:
+            return Reference("dns", address, port or 53)
+        case "http":
+            return Reference("http", address, port or 80, _url(text))
+        case "https":
+            return Reference("https", address, port or 443, _url(text))
+    raise ValueError(text)
+
+
+def _elsewhere(reference: Reference) -> Reference:
+    _plain(reference.address)
+    return reference
+
+
 def _one_of_each_family(addresses: tuple[Address, ...]) -> tuple[Address, ...]:
     if len({a.version for a in addresses}) < len(addresses):
         raise ValueError("at most one IPv4 and one IPv6 address")
@@ -216,6 +250,12 @@ def _no_two_alike(addresses: tuple[Address, ...]) -> tuple[Address, ...]:
     if len(set(addresses)) < len(addresses):
         raise ValueError("each address once")
     return addresses
+
+
+def _table_of_urls(table: object) -> object:
+    if not isinstance(table, dict):
+        raise ValueError("a table [references]")  # noqa: TRY004 - what pydantic collects
+    return table
 
 
 def _at_least_one(servers: dict[str, Any]) -> dict[str, Any]:
@@ -259,6 +299,15 @@ LookedAt = Annotated[
     tuple[IP, ...],
     _array('the addresses where probes go instead, such as ["127.0.0.1"]'),
     AfterValidator(_no_two_alike),
+]
+ReferenceURL = Annotated[
+    Reference,
+    _text(
+        _reference,
+        'a URL such as "tcp://9.9.9.9:53", "dns://9.9.9.9", "http://192.0.2.80/" or'
+        ' "https://[2001:db8::80]/", with an IP address for the host: no name is resolved',
+    ),
+    AfterValidator(_elsewhere),
 ]
 
 
@@ -368,8 +417,9 @@ class Alertmanager(_Section):
 
 
 class Policy(_Section):
-    """How much evidence a switch takes."""
+    """How much evidence a switch takes, and whether the way back is taken unasked."""
 
+    handback: Literal["auto", "manual"] = "auto"
     looks: Annotated[int, _whole(1, 100)] = 3
     every: Duration = 5.0
 
@@ -412,6 +462,7 @@ class Config:
 
     path: Path
     servers: Mapping[str, Server]
+    references: Mapping[str, Reference]
     zones: Zones
     primary: Primary
     secondaries: Mapping[str, Secondary]
@@ -435,6 +486,7 @@ class _File(_Section):
     """The keys of the file; the primary's name is read before the secondaries'."""
 
     servers: Annotated[dict[Name, Server], AfterValidator(_at_least_one)]
+    references: Annotated[dict[Name, ReferenceURL], BeforeValidator(_table_of_urls)] = {}
     zones: Zones
     primary: Primary
     secondaries: dict[NameserverName, Secondary] = {}

@@ -6,11 +6,12 @@ import tomllib
 from collections.abc import Iterator
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from pydantic import ValidationError
 
-from exporter.config import Config, ConfigError, Listen, path_from, read
+from exporter.config import Config, ConfigError, Listen, Reference, path_from, read
 
 FAULTY = Path(__file__).parent / "config"
 EXAMPLE = Path(__file__).parent.parent / "examples" / "zonerw.toml"
@@ -155,6 +156,10 @@ def test_the_example_reads(tmp_path: Path) -> None:
     )
     assert example.servers["main"].checks["web"].url == "http://www.example.org/index.html"
     assert example.servers["backup"].look_at == (IPv4Address("127.0.0.1"),)
+    assert example.references == {
+        "quad9": Reference("tcp", IPv4Address("9.9.9.9"), 53),
+        "google": Reference("tcp", IPv4Address("8.8.8.8"), 53),
+    }
     assert example.primary.name == "ns1"
     tsig = example.secondaries["ns2"].tsig
     assert tsig is not None
@@ -178,6 +183,7 @@ def test_only_servers_zones_and_primary_have_to_be_there(tmp_path: Path) -> None
     config = config_of(tmp_path, MINIMAL)
     assert config.servers["main"].checks == {}
     assert config.servers["main"].look_at is None
+    assert config.references == {}
     assert config.zones.sources == Path("/etc/zonerw/zones")
     assert config.zones.published == Path("/var/lib/nsd/zones")
     assert config.primary.name == "primary"
@@ -188,6 +194,7 @@ def test_only_servers_zones_and_primary_have_to_be_there(tmp_path: Path) -> None
     assert config.secondaries == {}
     assert config.alertmanager is None
     assert (config.policy.looks, config.policy.every) == (3, 5)
+    assert config.policy.handback == "auto"
     assert config.exporter.listen == Listen("127.0.0.1", 9853)
     assert config.actions.listen == Listen("127.0.0.1", 9854)
     assert config.actions.state == Path("/var/lib/zonerw")
@@ -255,6 +262,50 @@ webhook_token_file = "/etc/zonerw/webhook.token"
 operator_token_file = "/etc/zonerw/operator.token"
 """
     assert config_of(tmp_path, MINIMAL + actions).actions.listen == Listen("::", 9854)
+
+
+@pytest.mark.parametrize(
+    ("url", "reference"),
+    [
+        ("tcp://9.9.9.9:53", Reference("tcp", IPv4Address("9.9.9.9"), 53)),
+        ("tcp://[2620:fe::fe]:443", Reference("tcp", IPv6Address("2620:fe::fe"), 443)),
+        ("dns://9.9.9.9", Reference("dns", IPv4Address("9.9.9.9"), 53)),
+        ("dns://[2620:fe::fe]:5353", Reference("dns", IPv6Address("2620:fe::fe"), 5353)),
+    ],
+)
+def test_a_reference_is_an_address_and_what_to_ask_there(
+    tmp_path: Path, url: str, reference: Reference
+) -> None:
+    """TCP has no usual port, DNS has one; neither has a URL to ask for."""
+    config = config_of(tmp_path, f'{MINIMAL}\n[references]\nother-line = "{url}"\n')
+    assert config.references == {"other-line": reference}
+
+
+@pytest.mark.parametrize(
+    ("url", "scheme", "address", "port"),
+    [
+        ("http://192.0.2.80", "http", IPv4Address("192.0.2.80"), 80),
+        ("http://192.0.2.80:8080/a?b", "http", IPv4Address("192.0.2.80"), 8080),
+        ("https://9.9.9.9/", "https", IPv4Address("9.9.9.9"), 443),
+        ("https://[2620:fe::fe]:8443/", "https", IPv6Address("2620:fe::fe"), 8443),
+    ],
+)
+def test_a_web_reference_keeps_its_url(
+    tmp_path: Path,
+    url: str,
+    scheme: Literal["http", "https"],
+    address: IPv4Address | IPv6Address,
+    port: int,
+) -> None:
+    """It is asked for as it stands."""
+    config = config_of(tmp_path, f'{MINIMAL}\n[references]\nweb = "{url}"\n')
+    assert config.references == {"web": Reference(scheme, address, port, url)}
+
+
+def test_handing_back_can_be_left_to_a_person(tmp_path: Path) -> None:
+    """The one other way than by itself."""
+    config = config_of(tmp_path, f'{MINIMAL}\n[policy]\nhandback = "manual"\n')
+    assert config.policy.handback == "manual"
 
 
 # --- what follows from it -------------------------------------------------------------------

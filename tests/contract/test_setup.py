@@ -29,7 +29,7 @@ def test_without_apt_get_one_line_says_what_to_install(bare: Path) -> None:
     assert status == 1
     assert told == (
         "zonerw: install this first, by whatever names it has here:"
-        " prometheus prometheus-alertmanager\n"
+        " prometheus prometheus-alertmanager iproute2\n"
     )
 
 
@@ -41,7 +41,8 @@ def test_without_a_way_to_root_one_line_says_what_to_run(bare: Path) -> None:
     assert status == 1
     assert told == (
         "zonerw: install this first, as root:"
-        " apt-get install --no-install-recommends prometheus prometheus-alertmanager\n"
+        " apt-get install --no-install-recommends"
+        " prometheus prometheus-alertmanager iproute2\n"
     )
 
 

@@ -1,4 +1,4 @@
-"""One check of one server, tried once: Up, or Down with its reason.
+"""One check of one server, or one reference, tried once: Up, or Down with its reason.
 
 Owns the connection, the single deadline above all of it, and the words for what went wrong.
 Leaves to others how often to look and what follows from it. Connects to the server's address
@@ -13,22 +13,30 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+import dns.exception
+import dns.flags
+import dns.inet
+import dns.message
+import dns.rdatatype
 import requests
 import urllib3.connection
 import urllib3.exceptions
 from requests.adapters import HTTPAdapter
 from requests.utils import DEFAULT_CA_BUNDLE_PATH
 
-from exporter.config import Address, Check, Server
+from exporter.config import Address, Check, Reference, Server
 
 # A page that grows must not cause a failover: of a longer body this much is read, and it is Up.
 _ENOUGH = 2**20
 _PIECE = 2**16
+
+# A packet that got lost on the way must not look like a dead line: a question is sent so often.
+_TRIES = 3
 
 _HEADERS = {
     "User-Agent": "zonerw",
@@ -98,12 +106,50 @@ def probe(
 
     `trust` says which certificates are believed; by default the machine's and requests' own.
     """
+    return _try(address, timeout, lambda line: _get(check.url, line, trust or _trust()))
+
+
+def ask_reference(
+    reference: Reference, timeout: float, *, trust: ssl.SSLContext | None = None
+) -> Up | Down:
+    """Whether anything at all comes back from a reference, within `timeout` seconds.
+
+    That is a connection (TCP), a status of any kind (HTTP), a reply of any kind (DNS). `trust` is
+    as for `probe`.
+    """
+
+    def attempt(line: _Line) -> None:
+        if reference.url:
+            with _response(reference.url, line, trust or _trust()):
+                return
+        elif reference.scheme == "dns":
+            _ask_for_the_root(reference, line)
+        else:
+            line.connect(reference.port).close()
+
+    return _try(reference.address, timeout, attempt)
+
+
+def network_reason(error: OSError) -> str:
+    """The short reason of an error that the network (or the system) gave."""
+    if isinstance(error, TimeoutError):
+        return "timeout"
+    return _NETWORK.get(error.errno or 0, "network error")
+
+
+# Reason and detail of a failure.
+_Failure = tuple[str, str]
+
+
+def _try(
+    address: Address, timeout: float, attempt: "Callable[[_Line], _Failure | None]"
+) -> Up | Down:
     started = time.monotonic()
     line = _Line(address, started + timeout)
     failure = None
     try:
         with contextlib.closing(line):
-            failure = _get(check.url, line, trust or _trust())
+            failure = attempt(line)
     except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
         failure = _explain(error)
     seconds = time.monotonic() - started
@@ -114,14 +160,20 @@ def probe(
     return Down(*failure, seconds) if failure else Up(seconds)
 
 
-def network_reason(error: OSError) -> str:
-    """The short reason of an error that the network (or the system) gave."""
-    if isinstance(error, TimeoutError):
-        return "timeout"
-    return _NETWORK.get(error.errno or 0, "network error")
+def _get(url: str, line: "_Line", trust: ssl.SSLContext) -> _Failure | None:
+    with _response(url, line, trust) as response:
+        if response.status_code != http.HTTPStatus.OK:
+            return f"status {response.status_code}", f"{response.status_code} {response.reason}"
+        line.reached("reading the body")
+        left = _ENOUGH
+        while left > 0 and (piece := response.raw.read(_PIECE, decode_content=False)):
+            left -= len(piece)
+    return None
 
 
-def _get(url: str, line: "_Line", trust: ssl.SSLContext) -> tuple[str, str] | None:
+@contextlib.contextmanager
+def _response(url: str, line: "_Line", trust: ssl.SSLContext) -> Iterator[requests.Response]:
+    """The answer to GET, its body not read yet."""
     with _Session() as session:
         session.trust_env = False  # no proxy and no netrc: what is asked is this very server
         session.mount("http://", _Adapter(line, trust))
@@ -129,13 +181,34 @@ def _get(url: str, line: "_Line", trust: ssl.SSLContext) -> tuple[str, str] | No
         with session.get(
             url, headers=_HEADERS, timeout=line.left(), stream=True, allow_redirects=False
         ) as response:
-            if response.status_code != http.HTTPStatus.OK:
-                return f"status {response.status_code}", f"{response.status_code} {response.reason}"
-            line.reached("reading the body")
-            left = _ENOUGH
-            while left > 0 and (piece := response.raw.read(_PIECE, decode_content=False)):
-                left -= len(piece)
-    return None
+            yield response
+
+
+def _ask_for_the_root(reference: Reference, line: "_Line") -> None:
+    """Ask for the SOA of the root until any reply is there, or no time is left."""
+    question = dns.message.make_query(".", dns.rdatatype.SOA)
+    question.flags &= ~dns.flags.RD  # no work for it: a refusal will do
+    place = str(reference.address), reference.port
+    patience = line.left() / _TRIES
+    until = time.monotonic()
+    with socket.socket(dns.inet.af_for_address(place[0]), socket.SOCK_DGRAM) as connected:
+        connected.connect(place)  # or nobody would tell us of a closed port
+        line.reached("waiting for the answer")
+        for _ in range(_TRIES):
+            connected.send(question.to_wire())
+            until += patience
+            while (left := until - time.monotonic()) > 0:
+                connected.settimeout(left)
+                with contextlib.suppress(TimeoutError):
+                    if _is_reply(question, connected.recv(_PIECE)):
+                        return
+
+
+def _is_reply(question: dns.message.Message, wire: bytes) -> bool:
+    try:
+        return question.is_response(dns.message.from_wire(wire))
+    except dns.exception.DNSException:
+        return False
 
 
 # --- the connection -------------------------------------------------------------------------

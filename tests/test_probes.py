@@ -12,12 +12,18 @@ import time
 from collections.abc import Callable, Iterator
 from ipaddress import IPv6Address, ip_address
 from pathlib import Path
+from typing import Literal
 
+import dns.flags
+import dns.message
+import dns.name
+import dns.rcode
+import dns.rdatatype
 import pytest
-from conftest import StartWeb
+from conftest import StartNsd, StartWeb, free_port
 
-from exporter.config import Address, Check, Server
-from exporter.probes import Down, Up, judge, look, network_reason, probe
+from exporter.config import Address, Check, Reference, Server
+from exporter.probes import Down, Up, ask_reference, judge, look, network_reason, probe
 
 LOOPBACK = ip_address("127.0.0.1")
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\nwelcome"
@@ -347,7 +353,7 @@ x509_extensions = leaf
 [any]
 commonName = supplied
 [leaf]
-subjectAltName = DNS:www.example.invalid
+subjectAltName = DNS:www.example.invalid, IP:127.0.0.1
 """
 
 
@@ -475,3 +481,181 @@ def test_the_first_address_judges(
         ("mail", IPv6Address("::1")): other_address,
     }
     assert judge(server, looked) == verdict
+
+
+# --- references -----------------------------------------------------------------------------
+
+
+def web_reference(port: int, scheme: Literal["http", "https"] = "http") -> Reference:
+    return Reference(scheme, LOOPBACK, port, f"{scheme}://127.0.0.1:{port}/")
+
+
+def assert_silence(reference: Reference, stage: str) -> None:
+    """The one deadline held, as for a check."""
+    started = time.monotonic()
+    result = ask_reference(reference, 0.5)
+    seconds = time.monotonic() - started
+    assert isinstance(result, Down)
+    assert (result.reason, result.detail) == ("timeout", f"nothing more within 0.5 s while {stage}")
+    assert 0.5 <= result.seconds <= seconds < 0.5 + SLACK
+
+
+class Datagrams:
+    """A nameserver on UDP; the test says what it answers to the questions it has by now."""
+
+    def __init__(self, answer: Callable[[list[bytes]], list[bytes]]) -> None:
+        self.asked: list[bytes] = []
+        self._answer = answer
+        self.reference = Reference("dns", LOOPBACK, free_port("127.0.0.1"))
+        self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self._socket.bind(("127.0.0.1", self.reference.port))
+        self._thread = threading.Thread(target=self._run)
+
+    def __enter__(self) -> "Datagrams":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as end:
+            end.sendto(b"", self._socket.getsockname())
+        self._thread.join()
+        self._socket.close()
+
+    def _run(self) -> None:
+        while True:
+            wire, client = self._socket.recvfrom(65536)
+            if not wire:
+                return
+            self.asked.append(wire)
+            for reply in self._answer(self.asked):
+                with contextlib.suppress(OSError):  # it has left
+                    self._socket.sendto(reply, client)
+
+
+def refuses(asked: list[bytes]) -> list[bytes]:
+    """What a nameserver says that does not know the zone."""
+    reply = dns.message.make_response(dns.message.from_wire(asked[-1]))
+    reply.set_rcode(dns.rcode.REFUSED)
+    return [reply.to_wire()]
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
+def test_a_tcp_reference_answers_by_being_connected(address: str) -> None:
+    """Not a word need be said."""
+    with Listening(None, address) as silent:
+        result = ask_reference(Reference("tcp", ip_address(address), silent.port), 5)
+    assert isinstance(result, Up)
+    assert 0 < result.seconds < 3
+
+
+def test_a_tcp_reference_that_does_not_accept_is_silent() -> None:
+    """Packets that vanish: what a dead line looks like."""
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as full, contextlib.ExitStack() as queue:
+        for _ in range(2):
+            waiting = queue.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(full.getsockname())
+        assert_silence(Reference("tcp", LOOPBACK, full.getsockname()[1]), "connecting")
+
+
+@pytest.mark.parametrize(
+    "status", ["200 OK", "301 Moved Permanently", "404 Not Found", "503 Service Unavailable"]
+)
+def test_any_status_is_a_web_reference_s_answer(status: str) -> None:
+    """Whatever it thinks of the question: the line to it works. It is asked for its own URL."""
+    head = f"HTTP/1.1 {status}\r\nLocation: http://127.0.0.1:1/\r\n\r\n"
+    with Listening(pours(head.encode())) as web:
+        started = time.monotonic()
+        result = ask_reference(web_reference(web.port), 5)
+        assert time.monotonic() - started < 3  # of an endless body nothing is read
+        assert web.heard.startswith(b"GET / HTTP/1.1\r\nHost: 127.0.0.1:%d\r\n" % web.port)
+    assert isinstance(result, Up)
+
+
+def test_a_web_reference_without_a_status_is_down() -> None:
+    """It was connected to, and that is not what it was chosen for."""
+    with Listening(says(b"220 mail.example.invalid ESMTP\r\n")) as mail:
+        result = ask_reference(web_reference(mail.port), 2)
+    assert isinstance(result, Down)
+    assert result.reason == "not http"
+
+
+def test_a_web_reference_that_drips_is_cut_off() -> None:
+    """Headers that never end are no answer, however lively."""
+    content = b"HTTP/1.1 200 OK\r\n" + bytes(9999)
+    with Listening(lambda connection: web.drip(connection, content)) as web:
+        assert_silence(web_reference(web.port), "waiting for the answer")
+
+
+@pytest.mark.parametrize(
+    ("trusted", "reason"), [(True, None), (False, "certificate not trusted")], ids=["good", "own"]
+)
+def test_a_web_reference_s_certificate_has_to_be_right(
+    tmp_path: Path, trusted: bool, reason: str | None
+) -> None:
+    """Or a box on our own side of the line could answer in its name."""
+    certificate, key = make_certificate(tmp_path, "20990101000000Z")
+    trust = ssl.create_default_context(cafile=certificate) if trusted else None
+    with https_server(certificate, key) as (web, _):
+        result = ask_reference(web_reference(web.port, "https"), 2, trust=trust)
+    assert (result.reason if isinstance(result, Down) else None) == reason
+
+
+def test_a_real_nameserver_s_refusal_is_an_answer(start_nsd: StartNsd) -> None:
+    """NSD knows nothing of the root, and says so."""
+    nsd = start_nsd({})
+    assert isinstance(ask_reference(Reference("dns", nsd.address, nsd.port), 5), Up)
+
+
+def test_a_dns_reference_is_asked_for_the_root() -> None:
+    """Any nameserver knows it or refuses it; nobody is asked to find something out for us."""
+    with Datagrams(refuses) as reference:
+        assert isinstance(ask_reference(reference.reference, 5), Up)
+    (asked,) = map(dns.message.from_wire, reference.asked)
+    assert (asked.question[0].name, asked.question[0].rdtype) == (
+        dns.name.root,
+        dns.rdatatype.SOA,
+    )
+    assert not asked.flags & dns.flags.RD
+
+
+def test_a_lost_packet_is_no_dead_line() -> None:
+    """The question is asked again well before the deadline."""
+    with Datagrams(lambda asked: refuses(asked) if len(asked) > 1 else []) as reference:
+        started = time.monotonic()
+        result = ask_reference(reference.reference, 1.5)
+        seconds = time.monotonic() - started
+    assert isinstance(result, Up)
+    assert 0.5 <= seconds < 0.5 + SLACK
+
+
+def test_a_silent_dns_reference_is_a_timeout_after_several_tries() -> None:
+    """And no longer than the deadline."""
+    with Datagrams(lambda _: []) as reference:
+        assert_silence(reference.reference, "waiting for the answer")
+    assert len(reference.asked) == 3
+
+
+def test_a_stream_of_nonsense_is_no_reply() -> None:
+    """Another id, the question itself, a scrap: passed over, and the deadline is kept."""
+
+    def nonsense(asked: list[bytes]) -> list[bytes]:
+        (right,) = refuses(asked)
+        other_id = (int.from_bytes(right[:2]) ^ 1).to_bytes(2) + right[2:]
+        return [other_id, asked[-1], right[:5], b"\0"] * 10
+
+    with Datagrams(nonsense) as reference:
+        assert_silence(reference.reference, "waiting for the answer")
+    assert len(reference.asked) == 3  # nonsense is no reason to ask more often
+
+
+def test_references_that_are_closed_say_so_at_once() -> None:
+    """Over UDP too: the kernel knows, nobody waits."""
+    port = free_port("127.0.0.1")
+    everyone = (Reference("tcp", LOOPBACK, port), Reference("dns", LOOPBACK, port))
+    for reference in (*everyone, web_reference(port)):
+        started = time.monotonic()
+        result = ask_reference(reference, 5)
+        assert time.monotonic() - started < 3
+        assert isinstance(result, Down)
+        assert result.reason == "connection refused"

@@ -5,7 +5,7 @@ import logging
 import signal
 import socket
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import FrameType
@@ -14,12 +14,15 @@ from typing import NoReturn
 import uvicorn
 from dns.rdtypes.ANY.SOA import SOA
 
-from actions import auth, notify
-from actions.app import create_app
-from actions.converge import Around, Converger, Forced, Outcome, Serials
+from actions import auth, notify, witness
+from actions.app import Parts, create_app
+from actions.converge import Around, Converger, Outcome, Serials, Word
+from actions.judge import Witnesses
+from actions.looks import Attention, Looker, Seen
 from actions.metrics import Metrics, Trigger
 from actions.notify import Follower
 from actions.state import StateError
+from actions.witness import Heard
 from actions.worker import Worker
 from exporter import config as configuration
 from exporter import log as logs
@@ -30,8 +33,12 @@ log = logging.getLogger(__name__)
 _GRACE_SECONDS = 2  # for answers under way when we are told to stop
 
 
-def wire(config: Config, metrics: Metrics) -> tuple[Converger, list[Follower]]:
+def wire(
+    config: Config, metrics: Metrics, looks: Callable[[Attention], Seen], heard: Heard
+) -> tuple[Converger, list[Follower]]:
     """Make a follower for each secondary, and the converger, ready to run, that they go by.
+
+    `looks` says what our own looks come to, `heard` what webhooks said.
 
     KeyFileError and StateError say which file can't be used.
     """
@@ -42,13 +49,14 @@ def wire(config: Config, metrics: Metrics) -> tuple[Converger, list[Follower]]:
         )
         for name, secondary in config.secondaries.items()
     ]
-    converger = Converger(config, metrics, _around(followers))
+    witnesses = Witnesses(lambda: witness.alerts(config, heard), looks)
+    converger = Converger(config, metrics, _around(followers, witnesses))
     converger.prepare()
     return converger, followers
 
 
-def _around(followers: Sequence[Follower]) -> Around:
-    """Connect converge to the followers: what they know, and what they are told."""
+def _around(followers: Sequence[Follower], witnesses: Witnesses) -> Around:
+    """Connect converge to the witnesses and to the followers: what they know, and are told."""
 
     def secondaries(zones: Collection[str]) -> Serials:
         with ThreadPoolExecutor(len(followers) or 1) as pool:
@@ -59,22 +67,24 @@ def _around(followers: Sequence[Follower]) -> Around:
         for follower in followers:
             follower.want(soas)
 
-    return Around(secondaries, served)
+    return Around(secondaries, served, witnesses)
 
 
 def run(config: Config) -> int:
     """Serve until told to stop; returns the exit status."""
     logs.to_stderr()
     metrics = Metrics(config)
+    heard = Heard()
+    looker = Looker(config, lambda: worker.wake("look"))
     try:
         tokens = auth.read_tokens(config.actions)
-        converger, followers = wire(config, metrics)
+        converger, followers = wire(config, metrics, looker.attend, heard)
     except (auth.TokenFileError, notify.KeyFileError, StateError) as error:
         log.error("can't start", extra={"reason": str(error)})  # noqa: TRY400 - no traceback
         return 2
 
-    def converge(trigger: Trigger, forced: Forced | None) -> Outcome:
-        outcome = converger.run(trigger, forced)
+    def converge(trigger: Trigger, word: Word | None) -> Outcome:
+        outcome = converger.run(trigger, word)
         for follower in followers:
             follower.keep({n for n, its in outcome.zones.items() if its.serial or its.failed})
         return outcome
@@ -87,7 +97,8 @@ def run(config: Config) -> int:
     for follower in followers:
         follower.start()
     worker.start()
-    app = create_app(config, tokens, metrics, worker, followers)
+    looker.start()
+    app = create_app(Parts(config, metrics, worker, followers, heard), tokens)
     server = uvicorn.Server(
         uvicorn.Config(
             app,
@@ -105,6 +116,7 @@ def run(config: Config) -> int:
     except KeyboardInterrupt:
         return 130
     finally:
+        looker.stop()
         worker.stop()
         notify.stop(followers)
     return 0

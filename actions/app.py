@@ -9,6 +9,7 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeVar
 
 from fastapi import FastAPI, Request, Response
@@ -24,7 +25,7 @@ from actions.metrics import Metrics
 from actions.notify import Follower, Serves
 from actions.payload import Payload
 from actions.state import StateError
-from actions.witness import DOWN_ALERTS
+from actions.witness import DOWN_ALERTS, Heard
 from actions.worker import Worker
 from exporter.config import Config
 
@@ -46,14 +47,20 @@ class Rewrite(BaseModel):
 _Body = TypeVar("_Body", Payload, Rewrite)
 
 
-def create_app(
-    config: Config,
-    tokens: Tokens,
-    metrics: Metrics,
-    worker: Worker,
-    followers: Sequence[Follower],
-) -> ASGIApp:
+@dataclass(frozen=True)
+class Parts:
+    """What the routes speak with: the parts of the daemon."""
+
+    config: Config
+    metrics: Metrics
+    worker: Worker
+    followers: Sequence[Follower]
+    heard: Heard
+
+
+def create_app(parts: Parts, tokens: Tokens) -> ASGIApp:
     """Make the app, guarded by tokens."""
+    config, worker, followers = parts.config, parts.worker, parts.followers
     app = FastAPI(title="zonerw actions", docs_url=None, redoc_url=None, openapi_url=None)
     app.add_exception_handler(_MalformedError, _malformed)
 
@@ -68,10 +75,11 @@ def create_app(
                 {"error": f"{error}; expected one of {', '.join(config.servers)}"}, 422
             )
         for alert in ours:
-            metrics.webhook_alerts.labels(alert.labels["alertname"], alert.status).inc()
+            parts.metrics.webhook_alerts.labels(alert.labels["alertname"], alert.status).inc()
         if not ours:
             return JSONResponse({"ignored": "no alert of ours"})
-        return await _answer(worker.wake(), followers)
+        parts.heard.note(ours)
+        return await _answer(worker.wake("webhook"), followers)
 
     @app.post("/rewrite")
     async def rewrite(request: Request) -> JSONResponse:
@@ -84,7 +92,7 @@ def create_app(
     @app.get("/metrics")
     def metrics_page(request: Request) -> Response:
         encode, content_type = exposition.choose_encoder(request.headers.get("accept", ""))
-        return Response(encode(metrics.registry), headers={"Content-Type": content_type})
+        return Response(encode(parts.metrics.registry), headers={"Content-Type": content_type})
 
     @app.get("/-/healthy")
     def healthy() -> PlainTextResponse:
@@ -155,11 +163,11 @@ async def _answer(
 
 
 def _status(outcome: Outcome, requested: Rewrite | None) -> int:
-    # A forced rewrite is done whoever serves: it needs no witness.
-    undecided = outcome.missing and not (requested and requested.mode == "forced")
-    if outcome.failed or undecided:
+    if outcome.failed:
         return 503
-    return 422 if outcome.refused else 200
+    if outcome.refused:
+        return 422
+    return 202 if outcome.judgement.looking and not requested else 200
 
 
 def said(outcome: Outcome, followers: Sequence[Follower]) -> Mapping[str, Any]:
@@ -169,7 +177,7 @@ def said(outcome: Outcome, followers: Sequence[Follower]) -> Mapping[str, Any]:
         "since": outcome.meant.since.isoformat(timespec="seconds"),
         "why": outcome.meant.why,
         "switched_from": outcome.switched_from,
-        "missing": outcome.missing,
+        "missing": outcome.judgement.missing,
         "zones": {
             name: {
                 "serial": its.serial,

@@ -10,11 +10,12 @@ from typing import Annotated, NoReturn
 import typer
 
 from actions import __main__ as daemon
-from actions import notify
+from actions import looks, notify
 from actions.converge import Forced, Outcome
 from actions.metrics import Metrics
 from actions.notify import Follower, Serves
 from actions.state import StateError
+from actions.witness import Heard
 from demo import story
 from exporter import __main__ as exporter_main
 from exporter import config as configuration
@@ -101,7 +102,9 @@ def _rewrite(config: Config, forced: Forced | None) -> int:
     notify.log.setLevel(logging.ERROR)  # what each secondary came to is shown at the end
     metrics = Metrics(config)
     try:
-        converger, followers = daemon.wire(config, metrics)
+        converger, followers = daemon.wire(
+            config, metrics, lambda attention: looks.at_once(config, attention), Heard()
+        )
     except (notify.KeyFileError, StateError) as error:
         typer.echo(error, err=True)
         return 2
@@ -112,8 +115,7 @@ def _rewrite(config: Config, forced: Forced | None) -> int:
         return 1
     changed = any(its.written for its in outcome.zones.values())
     _follow(followers, _FOLLOW_SECONDS if changed else _FOLLOW_UNCHANGED_SECONDS)
-    undecided = outcome.missing is not None and forced is None
-    wrong = outcome.failed or outcome.refused or undecided
+    wrong = outcome.failed or outcome.refused
     if changed or forced or wrong or sys.stdout.isatty():
         _show(outcome, followers)
     return 1 if wrong else 0
@@ -152,5 +154,5 @@ def _show(outcome: Outcome, followers: list[Follower]) -> None:
         if its.reason:
             what = {None: "", "accept": "refused: "}.get(its.failed, f"{its.failed} failed: ")
             typer.echo(f"{name}: {what}{its.reason}", err=True)
-    if outcome.missing:
-        typer.echo(f"nobody says who is down, nothing decided: {outcome.missing}", err=True)
+    for what, why in outcome.judgement.doubts.items():
+        typer.echo(f"{what}: {why}", err=True)

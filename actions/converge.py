@@ -1,4 +1,4 @@
-"""accept > decide > render > write > reload > verify: brings what is published to what is meant.
+"""accept > judge > render > write > reload > verify: brings what is published to what is meant.
 
 Level-triggered: the same run on a webhook, on a timer, by hand and at the start; it changes nothing
 where there is nothing to change, and a run that was killed is finished by the next. Owns the order
@@ -17,11 +17,11 @@ from pathlib import Path
 from dns.rdtypes.ANY.SOA import SOA
 from dns.serial import Serial
 
-from actions import files, nameserver, witness, zone
+from actions import files, nameserver, zone
 from actions.accept import accept
-from actions.decide import decide
+from actions.judge import Judgement, Witnesses, judge, mark
 from actions.metrics import Metrics, Step, Trigger
-from actions.state import Meant, State, StateError
+from actions.state import Meant, Pin, State, StateError
 from exporter import soa, zonefile
 from exporter.config import Config
 
@@ -52,6 +52,14 @@ class Forced:
 
 
 @dataclass(frozen=True)
+class Unpin:
+    """A person's word: take the pin away."""
+
+
+Word = Forced | Pin | Unpin  # what a person can ask for, beside a run
+
+
+@dataclass(frozen=True)
 class ZoneOutcome:
     """What became of a zone: the serial on disk, whether this run wrote it, and what failed.
 
@@ -66,12 +74,13 @@ class ZoneOutcome:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run came to."""
+    """What a run came to: what is meant, by which judgement, and what became of each zone."""
 
     meant: Meant
+    pin: Pin | None
+    judgement: Judgement
     switched_from: str | None
     zones: Mapping[str, ZoneOutcome]
-    missing: str | None  # why the witness could not be asked
 
     @property
     def refused(self) -> bool:
@@ -98,7 +107,7 @@ class Around:
 
     secondaries: Callable[[Collection[str]], Serials]
     served: Callable[[Mapping[str, SOA]], None]
-    ask: Callable[[Config], witness.Evidence] = witness.ask
+    witnesses: Witnesses
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
 
 
@@ -118,18 +127,13 @@ class Converger:
         """Make the state folder ready; StateError says why it can't be used."""
         self._state.prepare()
 
-    def run(self, trigger: Trigger, forced: Forced | None = None) -> Outcome:
+    def run(self, trigger: Trigger, word: Word | None = None) -> Outcome:
         """Converge once. StateError when what is put down can't be read or written."""
         self._metrics.converges.labels(trigger).inc()
         last, self._last = self._last, None
         try:
             with self._state.locked():
-                evidence = self._evidence()
-                before = self._state.meant()
-                if trigger == "timer" and last and self._holds(last, before, evidence):
-                    outcome = replace(last, missing=evidence.missing)
-                else:
-                    outcome = self._run(trigger, forced, before, evidence)
+                outcome = self._run(trigger, word, last)
         except StateError:
             self._metrics.failures.labels("state").inc()
             raise
@@ -138,34 +142,61 @@ class Converger:
         self._unserved = frozenset(n for n, z in outcome.zones.items() if z.failed == "verify")
         return outcome
 
-    def _holds(self, last: Outcome, before: Meant | None, evidence: witness.Evidence) -> bool:
-        """Whether the last run's outcome can be trusted still, without reading a zone."""
-        return (
-            time.monotonic() < self._trusted_until
-            and before == last.meant
-            and decide(last.meant.server, evidence.words).server == last.meant.server
-        )
-
-    def _run(
-        self,
-        trigger: Trigger,
-        forced: Forced | None,
-        before: Meant | None,
-        evidence: witness.Evidence,
-    ) -> Outcome:
+    def _run(self, trigger: Trigger, word: Word | None, last: Outcome | None) -> Outcome:
+        pin = self._pin(word)
+        before = self._state.meant()
+        judgement = None
+        if before and before.server in self._config.servers:
+            judgement = self._judge(before.server, pin)
+            # While all is well, the last run's outcome is trusted without reading a zone.
+            if (
+                last
+                and trigger in ("timer", "look")
+                and time.monotonic() < self._trusted_until
+                and before == last.meant
+                and judgement.decision.server == before.server
+            ):
+                return replace(last, pin=pin, judgement=judgement)
         self._trusted_until = time.monotonic() + _LOOK_AGAIN_SECONDS
         run = _Run(self._config, self._state, self._metrics, self._around)
-        run.accept(forced, first_start=before is None)
-        run.put_down(before, evidence, trigger)
+        run.accept(word if isinstance(word, Forced) else None, first_start=before is None)
+        if judgement is None:
+            judgement = self._judge(run.pointed_at(), pin)
+        run.put_down(before, judgement, pin.by if pin else trigger)
         run.publish()
         run.verify(hopeless=self._unserved)
-        return run.outcome(evidence.missing)
+        return run.outcome(pin, judgement)
 
-    def _evidence(self) -> witness.Evidence:
-        evidence = self._around.ask(self._config)
+    def _pin(self, word: Word | None) -> Pin | None:
+        """The pin that holds, after a person's word."""
+        if isinstance(word, Pin):
+            self._state.put_pin(word)
+            log.info("pinned", extra={"server": word.server, "until": word.until, "by": word.by})
+        elif isinstance(word, Unpin):
+            self._state.unpin()
+            log.info("unpinned")
+        pin = self._state.pin()
+        if pin and pin.until <= self._around.now():
+            self._state.unpin()
+            log.info("pin expired", extra={"server": pin.server})
+            pin = None
+        self._metrics.pinned(pin.until if pin else None)
+        return pin
+
+    def _judge(self, serving: str, pin: Pin | None) -> Judgement:
+        seen_up = self._state.seen()
+        judgement = judge(self._config, self._around.witnesses, serving, pin, seen_up)
+        marks = {
+            server: mark(self._config.servers[server])
+            for server, its in judgement.testimonies.items()
+            if its.seen_up
+        }
+        if marks != seen_up:
+            self._state.put_seen(marks)
         if self._config.alertmanager is not None:
-            self._metrics.alertmanager(self._around.now(), up=evidence.missing is None)
-        return evidence
+            self._metrics.alertmanager(self._around.now(), up=judgement.missing is None)
+        self._metrics.judged(judgement)
+        return judgement
 
 
 class _Run:
@@ -209,25 +240,49 @@ class _Run:
                 # It was right when it was accepted: the configuration has changed since.
                 self._fail(name, "render", "; ".join(map(str, refused.faults)))
 
-    def put_down(self, before: Meant | None, evidence: witness.Evidence, trigger: Trigger) -> None:
-        """Decide, and record what is meant before anything is done about it."""
-        known = before is not None and before.server in self._config.servers
-        serving = before.server if before and known else self._pointed_at()
-        decision = decide(serving, evidence.words)
+    def pointed_at(self) -> str:
+        """Which server most published zones point at; with none, the preferred one."""
+        votes: Counter[str] = Counter()
+        for name, source in self._sources.items():
+            try:
+                published = self._read(name)
+            except OSError:
+                continue  # publish will say so
+            server = published and zone.points_to(source, published, self._config.servers)
+            if server:
+                votes[server] += 1
+        return votes.most_common(1)[0][0] if votes else self._config.preferred
+
+    def put_down(self, before: Meant | None, judgement: Judgement, by: str) -> None:
+        """Record what is meant before anything is done about it, and a switch in the history."""
+        decision = judgement.decision
         if before and before.server == decision.server:
             self._meant = before
         else:
             self._meant = Meant(
-                server=decision.server, since=self._around.now(), why=decision.why, by=trigger
+                server=decision.server,
+                since=self._around.now(),
+                why=decision.why,
+                by=by,
+                before=judgement.serving if decision.cause else None,
+                cause=decision.cause,
             )
             self._state.put_down(self._meant)
-        if decision.server != serving:
-            self._switched_from = serving
-            self._metrics.switched(serving, decision.server, trigger)
+        if decision.cause:
+            self._switched_from = judgement.serving
+            self._metrics.switched(judgement.serving, decision.server, decision.cause)
             log.info(
                 "switch",
-                extra={"from": serving, "to": decision.server, "why": decision.why, "by": trigger},
+                extra={
+                    "from": judgement.serving,
+                    "to": decision.server,
+                    "cause": decision.cause,
+                    "why": decision.why,
+                    "by": by,
+                },
             )
+        if self._meant.cause:
+            self._state.remember(self._meant)
         self._metrics.meant(self._meant.server, self._meant.since)
 
     def publish(self) -> None:
@@ -277,11 +332,11 @@ class _Run:
         for name, reason in late.items():
             self._fail(name, "verify", f"{self._config.primary.name} {reason}")
 
-    def outcome(self, missing: str | None) -> Outcome:
+    def outcome(self, pin: Pin | None, judgement: Judgement) -> Outcome:
         """What the run came to."""
         for step in {z.failed for z in self._zones.values()} - {None}:
             self._metrics.failures.labels(step).inc()
-        return Outcome(self._meant, self._switched_from, self._zones, missing)
+        return Outcome(self._meant, pin, judgement, self._switched_from, self._zones)
 
     def _due(self, seen: Serials, recorded: Mapping[str, int]) -> dict[str, int]:
         """Zone -> the serial to write it with, for those that are not as they should be."""
@@ -363,19 +418,6 @@ class _Run:
         if served:
             self._around.served(served)
         return late
-
-    def _pointed_at(self) -> str:
-        """Which server most published zones point at; with none, the preferred one."""
-        votes: Counter[str] = Counter()
-        for name, source in self._sources.items():
-            try:
-                published = self._read(name)
-            except OSError:
-                continue  # publish will say so
-            server = published and zone.points_to(source, published, self._config.servers)
-            if server:
-                votes[server] += 1
-        return votes.most_common(1)[0][0] if votes else self._config.preferred
 
     def _render(self, source: zonefile.Source, serial: int) -> bytes:
         return zone.render(source, self._config.servers, self._meant.server, serial)

@@ -5,16 +5,19 @@ Who counts what is decided where it happens; this module owns the words.
 
 from collections.abc import Mapping
 from datetime import datetime
+from itertools import permutations
 from typing import Literal, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from actions import witness
+from actions.decide import AlertState, Cause, LookState
+from actions.judge import Judgement
 from actions.notify import Observer
 from exporter.config import Config
 
 # What makes converge run, and where it can fail.
-Trigger = Literal["start", "webhook", "timer", "request"]
+Trigger = Literal["start", "webhook", "timer", "look", "request"]
 Step = Literal["state", "accept", "render", "write", "reload", "verify"]
 
 # From the steps of a switch on loopback (milliseconds) to one that waits out its deadline.
@@ -33,6 +36,14 @@ class Metrics:
         )
         self._since = self._gauge(
             "intended_since_timestamp_seconds", "Since when that server is meant.", ["server"]
+        )
+        self._witness = self._gauge(
+            "witness", "1 for what this witness says of the server.", ["server", "witness", "state"]
+        )
+        self._seen_up = self._gauge(
+            "server_seen_up",
+            "Whether the server was ever seen to meet its checks as they are configured.",
+            ["server"],
         )
         self._switches = self._counter(
             "switches", "Decisions for another server.", ["from", "to", "cause"]
@@ -65,17 +76,16 @@ class Metrics:
         self.webhook_alerts = self._counter(
             "webhook_alerts", "Alerts of ours received by webhook.", ["alertname", "status"]
         )
-        # Registered when first known: without labels they would start as 0.
-        self._alertmanager_up = Gauge(
-            "zonerw_alertmanager_up",
-            "Whether Alertmanager could be asked the last time.",
-            registry=None,
+        self._alertmanager_up = self._late(
+            "alertmanager_up", "Whether Alertmanager could be asked the last time."
         )
-        self._alertmanager_answer = Gauge(
-            "zonerw_alertmanager_last_answer_timestamp_seconds",
-            "When Alertmanager answered last.",
-            registry=None,
+        self._alertmanager_answer = self._late(
+            "alertmanager_last_answer_timestamp_seconds", "When Alertmanager answered last."
         )
+        self._blind = self._late("blind", "Whether no reference answers, or none did just now.")
+        self._alone = self._late("alone", "Whether no alert is known: our own looks decide alone.")
+        self._pinned = self._late("pinned", "Whether a person has pinned a server.")
+        self._pin_expiry = self._late("pin_expiry_timestamp_seconds", "When the pin ends.")
         self._registered: set[Gauge] = set()
         self._start(config)
 
@@ -86,7 +96,27 @@ class Metrics:
         self._since.clear()
         self._since.labels(server).set(since.timestamp())
 
-    def switched(self, before: str, after: str, cause: str) -> None:
+    def judged(self, judgement: Judgement) -> None:
+        """Show what the witnesses say."""
+        for server, its in judgement.testimonies.items():
+            for alert in get_args(AlertState):
+                self._witness.labels(server, "alert", alert).set(alert == its.alert.state)
+            for look in get_args(LookState):
+                self._witness.labels(server, "look", look).set(look == its.look.state)
+            self._seen_up.labels(server).set(its.seen_up)
+        self._set(self._blind, judgement.blind is not None)
+        self._set(self._alone, judgement.alone)
+
+    def pinned(self, until: datetime | None) -> None:
+        """Show whether a server is pinned, and until when."""
+        self._set(self._pinned, until is not None)
+        if until is not None:
+            self._set(self._pin_expiry, until.timestamp())
+        elif self._pin_expiry in self._registered:
+            self._registered.remove(self._pin_expiry)
+            self.registry.unregister(self._pin_expiry)
+
+    def switched(self, before: str, after: str, cause: Cause) -> None:
         """Count a decision for another server."""
         self._switches.labels(before, after, cause).inc()
 
@@ -115,6 +145,9 @@ class Metrics:
             self.converges.labels(trigger)
         for step in get_args(Step):
             self.failures.labels(step)
+        for before, after in permutations(config.servers, 2):
+            for cause in get_args(Cause):
+                self._switches.labels(before, after, cause)
         for name in config.secondaries:
             self._notifies.labels(name)
             self._notify_failures.labels(name)
@@ -131,6 +164,10 @@ class Metrics:
 
     def _gauge(self, name: str, text: str, labels: list[str]) -> Gauge:
         return Gauge(f"zonerw_{name}", text, labels, registry=self.registry)
+
+    def _late(self, name: str, text: str) -> Gauge:
+        """Make one that is registered when its value is known: it would start as 0."""
+        return Gauge(f"zonerw_{name}", text, registry=None)
 
     def _counter(self, name: str, text: str, labels: list[str]) -> Counter:
         return Counter(f"zonerw_{name}", text, labels, registry=self.registry)

@@ -3,6 +3,9 @@
 One folder of plain files, each replaced as a whole, under one lock between processes:
 
     meant.json          which server the zones are meant to point at, since when, why, by whom
+    pin.json            the operator's override, until when, why, by whom; not there: no pin
+    seen.json           server -> the checks that it was seen to meet
+    history.jsonl       the last switches, a line for each; the newest is the last
     serials.json        zone -> the highest serial ever handed out, written before it is used
     accepted/ZONE.base  the source as last published by a person's word
     lock                held from the decision to the verified primary
@@ -12,20 +15,26 @@ What is done with them is converge's business.
 
 import fcntl
 import json
+import logging
 import os
 import pwd
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, NonNegativeInt, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict, NonNegativeInt
 
 from actions import files
+from actions.decide import Cause
 from exporter import zonefile
 
+log = logging.getLogger(__name__)
+
 _VERSION = 1
+
+# Years of an ordinary owner's; a few hours of one whose main server flaps all the time.
+_HISTORY_LINES = 1000
 
 
 class StateError(Exception):
@@ -45,11 +54,26 @@ _Model = TypeVar("_Model", bound=_Record)
 
 
 class Meant(_Record):
-    """Which server the zones are meant to point at."""
+    """Which server the zones are meant to point at.
+
+    `before` is the server that it took over from, because of `cause`; None where nothing was put
+    down before.
+    """
 
     server: str
-    since: datetime
+    since: AwareDatetime
     why: str
+    by: str
+    before: str | None = None
+    cause: Cause | None = None
+
+
+class Pin(_Record):
+    """The operator's override: this server, until then, whatever the witnesses say."""
+
+    server: str
+    until: AwareDatetime
+    reason: str
     by: str
 
 
@@ -58,17 +82,33 @@ class _MeantFile(_Record):
     meant: Meant
 
 
+class _PinFile(_Record):
+    version: int
+    pin: Pin
+
+
+class _SeenFile(_Record):
+    version: int
+    seen: dict[str, str]
+
+
 class _SerialsFile(_Record):
     version: int
     serials: dict[str, NonNegativeInt]
 
 
 class State:
-    """The folder. Reading and writing ask for the lock, `locked()`, to be held."""
+    """The folder. Writing asks for the lock, `locked()`, to be held; so does what goes by reading.
+
+    Only to show what is there, it may be read without: each file is whole at any moment.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._meant = folder / "meant.json"
+        self._pin = folder / "pin.json"
+        self._seen = folder / "seen.json"
+        self._history = folder / "history.jsonl"
         self._serials = folder / "serials.json"
         self._accepted = folder / "accepted"
 
@@ -105,6 +145,64 @@ class State:
     def put_down(self, meant: Meant) -> None:
         """Record what is meant, before anything is done about it."""
         self._write(self._meant, _MeantFile(version=_VERSION, meant=meant))
+
+    def pin(self) -> Pin | None:
+        """The pin, expired or not; None without one."""
+        file = self._read(self._pin, _PinFile)
+        return file.pin if file else None
+
+    def put_pin(self, pin: Pin) -> None:
+        """Set the pin, in place of any before, a damaged one too."""
+        self._write(self._pin, _PinFile(version=_VERSION, pin=pin))
+
+    def unpin(self) -> None:
+        """Take the pin away, a damaged one too."""
+        try:
+            self._pin.unlink(missing_ok=True)
+            files.sync_folder(self.folder)
+        except OSError as error:
+            raise StateError(self._pin, f"can't be removed: {error.strerror}") from error
+
+    def seen(self) -> dict[str, str]:
+        """Server -> the mark of the checks that it was seen to meet."""
+        file = self._read(self._seen, _SeenFile)
+        return dict(file.seen) if file else {}
+
+    def put_seen(self, seen: Mapping[str, str]) -> None:
+        """Record who was seen to meet which checks; all of them."""
+        self._write(self._seen, _SeenFile(version=_VERSION, seen=dict(seen)))
+
+    def history(self) -> list[Meant]:
+        """The last switches, the newest last."""
+        try:
+            lines = self._history.read_bytes().splitlines()
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise StateError(self._history, f"can't be read: {error.strerror}") from error
+        return [_parse(self._history, line, _MeantFile).meant for line in lines]
+
+    def remember(self, switch: Meant) -> None:
+        """Add a switch to the history, where it is not the last one already.
+
+        No switch waits for the history: a damaged one is put aside and another one begun, one that
+        can't be written is lost.
+        """
+        try:
+            history = self.history()
+        except StateError as error:
+            log.warning("history put aside", extra={"reason": str(error)})
+            history = []
+        if history and history[-1] == switch:
+            return
+        records = (_MeantFile(version=_VERSION, meant=m) for m in [*history, switch])
+        lines = [f"{record.model_dump_json()}\n".encode() for record in records]
+        try:
+            if not history and self._history.exists():
+                self._history.replace(self._history.with_suffix(".damaged"))
+            self._put(self._history, b"".join(lines[-_HISTORY_LINES:]))
+        except (OSError, StateError) as error:
+            log.error("history can't be written", extra={"reason": str(error)})  # noqa: TRY400
 
     def serials(self) -> dict[str, int]:
         """Zone -> the highest serial handed out."""
@@ -154,25 +252,31 @@ class State:
 
     def _read(self, path: Path, model: type[_Model]) -> _Model | None:
         try:
-            tree: Any = json.loads(path.read_bytes())
-            if not isinstance(tree, dict) or tree.get("version") != _VERSION:
-                raise StateError(
-                    path, f"is not of version {_VERSION}, the one that this program knows"
-                )
-            return model.model_validate(tree)
+            return _parse(path, path.read_bytes(), model)
         except FileNotFoundError:
             return None
         except OSError as error:
             raise StateError(path, f"can't be read: {error.strerror}") from error
-        except (ValueError, ValidationError) as error:
-            raise StateError(path, f"is damaged: {error}") from error
 
     def _write(self, path: Path, record: _Record) -> None:
+        self._put(path, record.model_dump_json(indent=1).encode() + b"\n")
+
+    def _put(self, path: Path, content: bytes) -> None:
         try:
-            files.put(path, record.model_dump_json(indent=1).encode() + b"\n", mode=0o600)
+            files.put(path, content, mode=0o600)
             files.sync_folder(self.folder)
         except OSError as error:
             raise StateError(path, f"can't be written: {error.strerror}") from error
+
+
+def _parse(path: Path, content: bytes, model: type[_Model]) -> _Model:
+    try:
+        tree: Any = json.loads(content)
+        if not isinstance(tree, dict) or tree.get("version") != _VERSION:
+            raise StateError(path, f"is not of version {_VERSION}, the one that this program knows")
+        return model.model_validate(tree)
+    except ValueError as error:  # pydantic's is one of them
+        raise StateError(path, f"is damaged: {error}") from error
 
 
 def _user(uid: int) -> str:

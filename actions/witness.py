@@ -1,60 +1,102 @@
-"""Who says that a server is down: the alerts active in Alertmanager, or our own looks.
+"""What the alerts say of each server: asked of Alertmanager, or heard by webhook where it is gone.
 
-Owns the asking. What follows from the words is decide's business.
+Owns the asking, and what counts as evidence of health. Our own looks are looks' business, what
+follows from both decide's.
 """
 
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import requests
 import urllib3.exceptions
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from actions.decide import Word
-from exporter import probes
-from exporter.config import Config, Policy, Server
+from actions import payload
+from actions.decide import Alert
+from exporter.config import Config
 
-# The alerts of prometheus/rules.yml that say that a server is down, by its label `server`.
+# The alerts of prometheus/rules.yml that say that a server is down, by its label `server`...
 DOWN_ALERTS = ("MainDown", "BackupDown")
+# ...and the one that fires as long as there are fresh looks at it. Only beside this does the
+# absence of the others say anything.
+WATCHED_ALERT = "ServerWatched"
 
 # Alertmanager runs beside us; a webhook has to be answered within 7 s.
 _ALERTMANAGER_SECONDS = 2.0
 # Thousands of alerts; more is not what was asked for.
 _ALERTMANAGER_BYTES = 16 * 2**20
 
-_LOOK_SECONDS = 5.0
-_BETWEEN_LOOKS_SECONDS = 0.25
+# So long an alert heard by webhook counts where Alertmanager can't be asked.
+_HEARD_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
-class Evidence:
-    """What the witnesses say, a word for each server as far as it was asked for.
+class Alerts:
+    """What is known of each server, in order of preference.
 
-    `missing` says why the witness could not be asked; every word is then unknown.
+    `missing` says why Alertmanager could not be asked; None where it was, or none is configured.
     """
 
-    words: Mapping[str, Word]
+    by_server: Mapping[str, Alert]
     missing: str | None = None
 
 
-def ask(config: Config) -> Evidence:
-    """Ask Alertmanager where one is configured, else look ourselves."""
+class Heard:
+    """The down alerts that webhooks told of, for the time when Alertmanager can't be asked."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._firing: dict[tuple[str, str], float] = {}  # (server, alert's name) -> when, monotonic
+
+    def note(self, alerts: Iterable[payload.Alert]) -> None:
+        """Take in the down alerts of a webhook, one by one: the group's own status misleads."""
+        with self._lock:
+            for alert in alerts:
+                place = alert.labels.get("server", ""), alert.labels.get("alertname", "")
+                if alert.status == "firing":
+                    self._firing[place] = time.monotonic()
+                else:
+                    self._firing.pop(place, None)
+
+    def firing(self) -> dict[str, str]:
+        """Server -> the alert that was heard of it within the last minute."""
+        oldest = time.monotonic() - _HEARD_SECONDS
+        with self._lock:
+            self._firing = {place: at for place, at in self._firing.items() if at > oldest}
+            return dict(self._firing.keys())
+
+
+def alerts(config: Config, heard: Heard) -> Alerts:
+    """Ask Alertmanager where one is configured; without it, nothing is known by alerts."""
     if config.alertmanager is None:
-        return Evidence(_looks(config.servers, config.policy))
+        return Alerts(dict.fromkeys(config.servers, Alert("unknown", "no alerts are asked for")))
     try:
-        firing = _firing(config.alertmanager.url)
+        active = _active(config.alertmanager.url)
     except (requests.RequestException, urllib3.exceptions.HTTPError, ValidationError) as error:
         missing = f"Alertmanager can't be asked: {_reason(error)}"
-        return Evidence(dict.fromkeys(config.servers, Word(None, missing)), missing)
-    return Evidence(
-        {
-            server: Word(True, f"{firing[server]} is firing")
-            if server in firing
-            else Word(False, "no alert says that it is down")
-            for server in config.servers
-        }
-    )
+        by_webhook = heard.firing()
+        return Alerts(
+            {
+                server: Alert("firing", f"a webhook said that {by_webhook[server]} is firing")
+                if server in by_webhook
+                else Alert("unknown", missing)
+                for server in config.servers
+            },
+            missing,
+        )
+    firing = {server: name for server, name in active if name in DOWN_ALERTS}
+    watched = {server for server, name in active if name == WATCHED_ALERT}
+    return Alerts({server: _said(server, firing, watched) for server in config.servers})
+
+
+def _said(server: str, firing: Mapping[str, str], watched: set[str]) -> Alert:
+    if server in firing:
+        return Alert("firing", f"{firing[server]} is firing")
+    if server in watched:
+        return Alert("quiet", "no alert says that it is down")
+    return Alert("unknown", "no alert says that it is down, nor that it is watched")
 
 
 class _Alert(BaseModel):
@@ -64,8 +106,8 @@ class _Alert(BaseModel):
 _ALERTS = TypeAdapter(list[_Alert])
 
 
-def _firing(url: str) -> dict[str, str]:
-    """Server -> the alert that says it is down.
+def _active(url: str) -> set[tuple[str, str]]:
+    """Server and name of each alert of ours.
 
     Silenced and inhibited alerts count: a silence mutes mail, it is no evidence.
     """
@@ -77,7 +119,7 @@ def _firing(url: str) -> dict[str, str]:
                 "active": "true",
                 "silenced": "true",
                 "inhibited": "true",
-                "filter": f'alertname=~"{"|".join(DOWN_ALERTS)}"',
+                "filter": f'alertname=~"{"|".join((*DOWN_ALERTS, WATCHED_ALERT))}"',
             },
             timeout=_ALERTMANAGER_SECONDS,
             allow_redirects=False,
@@ -85,11 +127,10 @@ def _firing(url: str) -> dict[str, str]:
         )
         if answer.status_code != requests.codes.ok:
             raise requests.HTTPError(f"status {answer.status_code}")
-        alerts = _ALERTS.validate_json(_body(answer, time.monotonic() + _ALERTMANAGER_SECONDS))
+        found = _ALERTS.validate_json(_body(answer, time.monotonic() + _ALERTMANAGER_SECONDS))
+    labels = [alert.labels for alert in found]
     return {
-        alert.labels["server"]: alert.labels["alertname"]
-        for alert in alerts
-        if alert.labels.get("alertname") in DOWN_ALERTS and "server" in alert.labels
+        (its["server"], its["alertname"]) for its in labels if {"server", "alertname"} <= its.keys()
     }
 
 
@@ -115,30 +156,3 @@ def _reason(
     if isinstance(error, requests.ConnectionError):
         return "connection failed"
     return str(error)
-
-
-def _looks(servers: Mapping[str, Server], policy: Policy) -> dict[str, Word]:
-    """Look at the servers in their order, as far as the first that is not down."""
-    words: dict[str, Word] = {}
-    for name, server in servers.items():
-        words[name] = _look(server, policy.looks)
-        if not words[name].down:
-            break
-    return words
-
-
-def _look(server: Server, looks: int) -> Word:
-    """Look `looks` times; only looks that all agree say anything."""
-    first = _one_look(server)
-    for _ in range(looks - 1):
-        time.sleep(_BETWEEN_LOOKS_SECONDS)
-        next_ = _one_look(server)
-        if isinstance(next_, probes.Down) != isinstance(first, probes.Down):
-            return Word(None, f"{looks} looks do not agree")
-    if isinstance(first, probes.Down):
-        return Word(True, f"down in {looks} looks ({first.reason})")
-    return Word(False, f"up in {looks} looks")
-
-
-def _one_look(server: Server) -> probes.Up | probes.Down:
-    return probes.judge(server, probes.look(server, _LOOK_SECONDS))

@@ -1,4 +1,4 @@
-"""The one thread that converges: woken by webhooks, by a person's request, and by its timer.
+"""The one thread that converges: woken by webhooks and looks, by a person, and by its timer.
 
 Owns that no two runs overlap, that wake-ups which find one waiting share it, and that what fails
 is logged once for each new reason, not every few seconds. What a run does is converge's business.
@@ -7,11 +7,11 @@ is logged once for each new reason, not every few seconds. What a run does is co
 import logging
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
-from actions.converge import Forced, Outcome
+from actions.converge import Outcome, Word
 from actions.metrics import Trigger
 from actions.state import StateError
 
@@ -25,14 +25,14 @@ _STOP_SECONDS = 2.0
 @dataclass(frozen=True)
 class _Request:
     trigger: Trigger
-    forced: Forced | None = None
+    word: Word | None = None
     outcome: Future[Outcome] = field(default_factory=Future)
 
 
 class Worker:
     """Runs `converge` when asked to, and every `every` seconds without being asked."""
 
-    def __init__(self, converge: Callable[[Trigger, Forced | None], Outcome], every: float) -> None:
+    def __init__(self, converge: Callable[[Trigger, Word | None], Outcome], every: float) -> None:
         self._converge = converge
         self._every = every
         self._asked: queue.SimpleQueue[_Request | None] = queue.SimpleQueue()
@@ -41,7 +41,8 @@ class Worker:
         self._lock = threading.Lock()
         self._wake_up: _Request | None = None  # asked for and not begun
         self._ending = False
-        self._told: dict[str, str] = {}  # what fails -> the reason that was logged
+        self._failures = _Told("failed", "no longer failing", logging.ERROR)
+        self._doubts = _Told("in doubt", "no longer in doubt", logging.WARNING)
         self._thread = threading.Thread(target=self._run, name="converge", daemon=True)
 
     def start(self) -> None:
@@ -59,17 +60,17 @@ class Worker:
         self._asked.put(None)
         self._thread.join(_STOP_SECONDS)
 
-    def wake(self) -> Future[Outcome]:
-        """Ask for a run because of a webhook; shares one that has not begun: it will see it all."""
+    def wake(self, trigger: Trigger) -> Future[Outcome]:
+        """Ask for a run since something happened; shares one that has not begun: it sees it all."""
         with self._lock:
             if self._wake_up is None:
-                self._wake_up = _Request("webhook")
+                self._wake_up = _Request(trigger)
                 self._ask(self._wake_up)
             return self._wake_up.outcome
 
-    def request(self, forced: Forced | None) -> Future[Outcome]:
+    def request(self, word: Word | None) -> Future[Outcome]:
         """Ask for a run by a person's word."""
-        return self._ask(_Request("request", forced))
+        return self._ask(_Request("request", word))
 
     def _ask(self, request: _Request) -> Future[Outcome]:
         self._asked.put(request)
@@ -81,12 +82,10 @@ class Worker:
                 if request is self._wake_up:
                     self._wake_up = None
             try:
-                outcome = self._converge(request.trigger, request.forced)
+                outcome = self._converge(request.trigger, request.word)
             except StateError as error:
                 # How it stands with the zones is not known now: what was told of them holds.
-                self._tell(
-                    {"state": str(error)} | {w: r for w, r in self._told.items() if w != "state"}
-                )
+                self._failures.tell({**self._failures.reasons, "state": str(error)})
                 request.outcome.set_exception(error)
             except Exception as error:  # whatever it was: the next run must still come
                 log.exception("converge failed", extra={"trigger": request.trigger})
@@ -95,7 +94,8 @@ class Worker:
                 for name, its in outcome.zones.items():
                     if its.failed == "accept":  # what a person asked for, not how things stand
                         log.error("source refused", extra={"zone": name, "reason": its.reason})
-                self._tell(_failures(outcome))
+                self._failures.tell(_failures(outcome))
+                self._doubts.tell(outcome.judgement.doubts)
                 request.outcome.set_result(outcome)
 
     def _next(self) -> _Request | None:
@@ -105,19 +105,28 @@ class Worker:
             request = _Request("timer")
         return None if self._ending else request
 
-    def _tell(self, failures: dict[str, str]) -> None:
-        for what, reason in failures.items():
-            if self._told.get(what) != reason:
-                log.error("failed", extra={"what": what, "reason": reason})
-        for what in sorted(self._told.keys() - failures.keys()):
-            log.info("no longer failing", extra={"what": what})
-        self._told = failures
+
+class _Told:
+    """Logs what is wrong once for each new reason, and once more when it is over."""
+
+    def __init__(self, wrong: str, over: str, level: int) -> None:
+        self.reasons: Mapping[str, str] = {}  # what -> the reason that was logged
+        self._wrong = wrong
+        self._over = over
+        self._level = level
+
+    def tell(self, reasons: Mapping[str, str]) -> None:
+        for what, reason in reasons.items():
+            if self.reasons.get(what) != reason:
+                log.log(self._level, self._wrong, extra={"what": what, "reason": reason})
+        for what in sorted(self.reasons.keys() - reasons.keys()):
+            log.info(self._over, extra={"what": what})
+        self.reasons = reasons
 
 
 def _failures(outcome: Outcome) -> dict[str, str]:
-    failures = {
+    return {
         f"{its.failed} of {name}": its.reason
         for name, its in outcome.zones.items()
         if its.failed not in (None, "accept")
     }
-    return failures | ({"witness": outcome.missing} if outcome.missing else {})

@@ -1,0 +1,257 @@
+"""Our own looks at the servers, and at the references that tell a dead server from a dead line.
+
+Owns whom to look at and how often, what so many looks come to, and *blind*. How one look is done is
+the business of exporter.probes, what follows from it decide's.
+
+A look is *down* or *up* after `looks` of a kind in a row, else *unclear*. With references
+configured, and none of them answering, we are blind: looks say nothing, what they said is
+forgotten, and the looks of the first `looks` rounds after it are too.
+"""
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from actions.decide import Alert, Look
+from exporter import probes
+from exporter.config import Config, Server
+
+log = logging.getLogger(__name__)
+
+_QUICK_SECONDS = 0.25
+
+# A silent server costs this once, not once for each look: those of a burst overlap.
+_LONGEST_SECONDS = 5.0
+_SHORTEST_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class Round:
+    """One look at each of some servers and, at the same time, at each reference."""
+
+    servers: Mapping[str, probes.Up | probes.Down]
+    references: Mapping[str, probes.Up | probes.Down]
+
+
+@dataclass(frozen=True)
+class Attention:
+    """Whom to look at; `eager`: quickly, as long as the looks are unclear."""
+
+    servers: tuple[str, ...]
+    eager: bool
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the looks come to: each server's, why we are blind (None: we are not).
+
+    `met`: servers whose checks a look found met; `looking`: quick looks are under way.
+    """
+
+    looks: Mapping[str, Look]
+    blind: str | None
+    met: frozenset[str]
+    looking: bool
+
+
+def attention(alerts: Mapping[str, Alert], serving: str, never_seen: Collection[str]) -> Attention:
+    """Whom to look at, by the alerts of all servers in order of preference.
+
+    While all is quiet and the preferred server is served, only who was never seen up. Quickly once
+    an alert is known: it is a second witness. Alone, three looks in a second are no evidence.
+    """
+    preferred = next(iter(alerts))
+    states = {alert.state for alert in alerts.values()}
+    if states == {"quiet"} and serving == preferred:
+        return Attention(tuple(server for server in alerts if server in never_seen), eager=False)
+    return Attention(tuple(alerts), eager=states != {"unknown"})
+
+
+class Memory:
+    """What the last looks at each server were, as far as they say anything."""
+
+    def __init__(self, looks: int) -> None:
+        self._needed = looks
+        self._last: dict[str, deque[probes.Up | probes.Down]] = {}
+        self._met: set[str] = set()
+        self._rounds_to_go = 0  # before we are no longer blind
+        self._blind = ""
+
+    def note(self, seen: Round) -> None:
+        """Add a round's looks to those before it."""
+        if seen.references and not _some_up(seen.references):
+            self._rounds_to_go = self._needed
+            self._blind = f"no reference answers ({_reasons(seen.references)})"
+            self._last.clear()
+        elif self._rounds_to_go:
+            self._rounds_to_go -= 1
+            self._blind = "references answer again, but only since a moment ago"
+        else:
+            for server, result in seen.servers.items():
+                self._last.setdefault(server, deque(maxlen=self._needed)).append(result)
+                if isinstance(result, probes.Up):
+                    self._met.add(server)
+
+    def keep(self, servers: Collection[str]) -> None:
+        """Forget all others, who are no longer looked at; with nobody left, also blindness."""
+        for server in self._last.keys() - servers:
+            del self._last[server]
+        if not servers:
+            self._rounds_to_go = 0
+
+    def seen(self, attended: Attention, servers: Collection[str]) -> Seen:
+        """What it comes to, for all servers."""
+        looks = {
+            server: self._look(server)
+            if server in attended.servers
+            else Look("unclear", "not looked at while all is quiet")
+            for server in servers
+        }
+        unclear = any(looks[server].state == "unclear" for server in attended.servers)
+        return Seen(
+            looks,
+            self._blind if self._rounds_to_go else None,
+            frozenset(self._met),
+            looking=attended.eager and unclear,
+        )
+
+    def _look(self, server: str) -> Look:
+        last = self._last.get(server, deque())
+        if self._rounds_to_go:
+            return Look("unclear", "looks say nothing while our own line is down")
+        ups = sum(isinstance(result, probes.Up) for result in last)
+        if len(last) < self._needed:
+            return Look("unclear", f"{len(last)} of {self._needed} looks so far")
+        if ups == len(last):
+            return Look("up", f"up in {len(last)} looks")
+        if ups == 0:
+            return Look("down", f"down in {len(last)} looks ({_reason(last[-1])})")
+        return Look("unclear", f"up in {ups} of {len(last)} looks")
+
+
+def take(config: Config, servers: Sequence[str], count: int) -> list[Round]:
+    """Take rounds one after the other, started 250 ms apart; takes a look's deadline more at most.
+
+    Only a server's first address is looked at: by it a server is judged.
+    """
+    looked_at = {name: _first_address_only(config.servers[name]) for name in servers}
+    timeout = min(_LONGEST_SECONDS, max(_SHORTEST_SECONDS, config.policy.every))
+
+    def one(number: int) -> Round:
+        time.sleep(number * _QUICK_SECONDS)
+        with ThreadPoolExecutor(len(looked_at) + len(config.references)) as pool:
+            results = {name: pool.submit(_look, s, timeout) for name, s in looked_at.items()}
+            references = {
+                name: pool.submit(probes.ask_reference, reference, timeout)
+                for name, reference in config.references.items()
+            }
+            return Round(
+                {name: result.result() for name, result in results.items()},
+                {name: result.result() for name, result in references.items()},
+            )
+
+    with ThreadPoolExecutor(count) as pool:
+        return list(pool.map(one, range(count)))
+
+
+def at_once(config: Config, attended: Attention) -> Seen:
+    """Take as many looks as say something, now; without a thread, for a program that runs once."""
+    memory = Memory(config.policy.looks)
+    if attended.servers:
+        for seen in take(config, attended.servers, config.policy.looks):
+            memory.note(seen)
+    return memory.seen(Attention(attended.servers, eager=False), config.servers)
+
+
+class Looker:
+    """Looks from a thread of its own, and says `changed` when what the looks come to is another."""
+
+    def __init__(self, config: Config, changed: Callable[[], object]) -> None:
+        self._config = config
+        self._changed = changed
+        self._news = threading.Condition()
+        self._memory = Memory(config.policy.looks)
+        self._attended = Attention((), eager=False)
+        self._fresh = False  # who is attended to has changed
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name="look", daemon=True)
+
+    def start(self) -> None:
+        """Begin to look, as soon as somebody is attended to."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Begin no further look; one that is under way is left to end with the program."""
+        with self._news:
+            self._stopping = True
+            self._news.notify_all()
+
+    def attend(self, attended: Attention) -> Seen:
+        """Say whom to look at from now on; returns what is known by now, without waiting."""
+        with self._news:
+            if attended != self._attended:
+                self._memory.keep(attended.servers)
+                self._attended = attended
+                self._fresh = True
+                self._news.notify_all()
+            return self._seen()
+
+    def _seen(self) -> Seen:
+        return self._memory.seen(self._attended, self._config.servers)
+
+    def _run(self) -> None:
+        while (attended := self._next()) is not None:
+            try:
+                self._look(attended)
+            except Exception:  # whatever it was: without looks nothing is ever decided
+                log.exception("looking failed")
+
+    def _next(self) -> Attention | None:
+        """Wait until somebody is to be looked at (again)."""
+        with self._news:
+            pause = _QUICK_SECONDS if self._seen().looking else self._config.policy.every
+            self._news.wait_for(lambda: self._fresh or self._stopping, pause)
+            self._news.wait_for(lambda: self._attended.servers or self._stopping)
+            self._fresh = False
+            return None if self._stopping else self._attended
+
+    def _look(self, attended: Attention) -> None:
+        with self._news:
+            quick = self._seen().looking
+        rounds = take(self._config, attended.servers, self._config.policy.looks if quick else 1)
+        with self._news:
+            before = self._seen()
+            for seen in rounds:
+                self._memory.note(seen)
+            self._memory.keep(self._attended.servers)  # it may have changed meanwhile
+            after = self._seen()
+        if _gist(before) != _gist(after):
+            self._changed()
+
+
+def _gist(seen: Seen) -> object:
+    return {s: look.state for s, look in seen.looks.items()}, seen.blind is None, seen.met
+
+
+def _look(server: Server, timeout: float) -> probes.Up | probes.Down:
+    return probes.judge(server, probes.look(server, timeout))
+
+
+def _first_address_only(server: Server) -> Server:
+    return server.model_copy(update={"look_at": server.looked_at[:1]})
+
+
+def _some_up(results: Mapping[str, probes.Up | probes.Down]) -> bool:
+    return any(isinstance(result, probes.Up) for result in results.values())
+
+
+def _reasons(results: Mapping[str, probes.Up | probes.Down]) -> str:
+    return ", ".join(f"{name}: {_reason(result)}" for name, result in results.items())
+
+
+def _reason(result: probes.Up | probes.Down) -> str:
+    return result.reason if isinstance(result, probes.Down) else "up"

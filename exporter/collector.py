@@ -10,8 +10,9 @@ import logging
 import platform
 import threading
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import prometheus_client.registry
 from prometheus_client import CollectorRegistry, Metric
@@ -26,7 +27,11 @@ log = logging.getLogger(__name__)
 GROUPS = ("servers", "zones")
 
 _Looked = Mapping[tuple[str, Address], probes.Up | probes.Down]
-_Serials = Mapping[str, Mapping[str, soa.Serial | soa.NoSerial]]
+_Answers = Mapping[str, soa.Answers]
+
+# So much of a scrape's time may be over when one more source is parsed; those left wait for the
+# next scrape, for this one's questions must not.
+_READING = 0.25
 
 
 class SourcesError(Exception):
@@ -34,9 +39,13 @@ class SourcesError(Exception):
 
 
 class LastSeen:
-    """What was seen last, kept from scrape to scrape so that the log tells changes only."""
+    """What was seen last, kept from scrape to scrape.
+
+    The states so that the log tells changes only, the sources so that none is parsed twice.
+    """
 
     def __init__(self) -> None:
+        self.sources = Sources()
         self._lock = threading.Lock()
         self._states: dict[str, tuple[float, object]] = {}
 
@@ -53,6 +62,44 @@ class LastSeen:
             return state != last
 
 
+class Sources:
+    """Where each source says to look for the server that its zone points at.
+
+    A source is parsed again only when the file has another time, size or inode.
+    """
+
+    def __init__(self) -> None:
+        self._parsed: Mapping[Path, tuple[object, zonefile.Pointer | None]] = {}
+
+    def pointers(
+        self, paths: Mapping[str, Path], servers: Mapping[str, Server], until: float
+    ) -> dict[str, zonefile.Pointer]:
+        """By zone; without those that can't be parsed, or not before the time `until`."""
+        before = self._parsed
+        parsed = {}
+        for zone, path in paths.items():
+            try:
+                status = path.stat()
+                version = status.st_mtime_ns, status.st_size, status.st_ino
+                known = before.get(path)
+                if known and known[0] == version:
+                    parsed[path] = known
+                elif time.monotonic() < until:
+                    parsed[path] = version, _pointer(zone, path.read_bytes(), servers)
+            except OSError:
+                continue  # it went away, or isn't ours to read
+        self._parsed = parsed  # as a whole, for scrapes overlap
+        found = {zone: parsed[path][1] for zone, path in paths.items() if path in parsed}
+        return {zone: pointer for zone, pointer in found.items() if pointer}
+
+
+def _pointer(zone: str, content: bytes, servers: Mapping[str, Server]) -> zonefile.Pointer | None:
+    try:
+        return zonefile.pointer(zonefile.parse(zone, content, servers))
+    except zonefile.SourceRefused:
+        return None  # whoever edits it is told by what accepts it
+
+
 def collect(
     config: Config, last_seen: LastSeen, groups: Collection[str], timeout: float
 ) -> CollectorRegistry:
@@ -63,7 +110,7 @@ def collect(
     """
     began = time.monotonic()
     servers = config.servers if "servers" in groups else {}
-    zones: Sequence[str] = ()
+    zones: Mapping[str, Path] = {}
     if "zones" in groups:
         try:
             zones = _zones(config, last_seen, began)
@@ -71,23 +118,23 @@ def collect(
             if not servers:
                 raise
     with ThreadPoolExecutor(len(config.servers) + 1) as pool:
-        asked = pool.submit(soa.ask_all, config.nameservers if zones else {}, zones, timeout)
+        asked = pool.submit(_ask, config, last_seen, zones, began + timeout)
         looks = pool.map(lambda server: probes.look(server, timeout), servers.values())
         looked = dict(zip(servers, looks, strict=True))
-        serials = asked.result()
+        answers = asked.result()
     for name, server in servers.items():
         _tell(last_seen, began, name, server, looked[name])
     return _registry(
         [
             *(_server_metrics(servers, looked) if servers else ()),
-            *(_zone_metrics(serials) if "zones" in groups else ()),
+            *(_zone_metrics(answers, config.servers) if "zones" in groups else ()),
             _build(),
         ]
     )
 
 
-def _zones(config: Config, last_seen: LastSeen, began: float) -> Sequence[str]:
-    """The zones to ask for: those that the folder has a source of."""
+def _zones(config: Config, last_seen: LastSeen, began: float) -> Mapping[str, Path]:
+    """The zones to ask for: those that the folder has a source of, and where that is."""
     folder = config.zones.sources
     try:
         found = zonefile.find(folder)
@@ -99,7 +146,19 @@ def _zones(config: Config, last_seen: LastSeen, began: float) -> Sequence[str]:
         raise SourcesError(f"{folder}: {error.strerror}") from error
     if last_seen.is_news("sources", None, began):
         log.info("sources can be read again", extra={"folder": folder})
-    return list(found.paths)
+    return found.paths
+
+
+def _ask(
+    config: Config, last_seen: LastSeen, zones: Mapping[str, Path], deadline: float
+) -> _Answers:
+    if not zones:
+        return {}
+    now = time.monotonic()
+    until = now + _READING * (deadline - now)
+    pointers = last_seen.sources.pointers(zones, config.servers, until)
+    timeout = deadline - time.monotonic()
+    return soa.ask_all(config.nameservers, list(zones), pointers, timeout)
 
 
 def _tell(last_seen: LastSeen, began: float, name: str, server: Server, looked: _Looked) -> None:
@@ -175,7 +234,7 @@ def _server_metrics(
     yield from (server_up, check_up, duration, failing)
 
 
-def _zone_metrics(serials: _Serials) -> Iterator[Metric]:
+def _zone_metrics(answers: _Answers, servers: Mapping[str, Server]) -> Iterator[Metric]:
     labels = ["zone", "nameserver"]
     query_up = GaugeMetricFamily(
         "zonerw_zone_query_up",
@@ -184,6 +243,11 @@ def _zone_metrics(serials: _Serials) -> Iterator[Metric]:
     )
     serial = GaugeMetricFamily(
         "zonerw_zone_serial", "The serial that the nameserver serves.", labels=labels
+    )
+    points_to = GaugeMetricFamily(
+        "zonerw_zone_points_to",
+        "1 for the server whose address the zone's first marked name, or its apex, has there.",
+        labels=[*labels, "server"],
     )
     refresh = GaugeMetricFamily(
         "zonerw_zone_refresh_seconds",
@@ -195,15 +259,19 @@ def _zone_metrics(serials: _Serials) -> Iterator[Metric]:
         "After how long without the primary a secondary gives the zone up.",
         labels=labels,
     )
-    for nameserver, answers in serials.items():
-        for zone, answer in answers.items():
+    for nameserver, answered in answers.items():
+        for zone, answer in answered.serials.items():
             place = [zone, nameserver]
             query_up.add_metric(place, isinstance(answer, soa.Serial))
             if isinstance(answer, soa.Serial):
                 serial.add_metric(place, answer.serial)
                 refresh.add_metric(place, answer.refresh)
                 expire.add_metric(place, answer.expire)
-    yield from (query_up, serial, refresh, expire)
+        for zone, addresses in answered.addresses.items():
+            for name, server in servers.items():
+                if not addresses.isdisjoint(server.addresses):
+                    points_to.add_metric([zone, nameserver, name], 1)
+    yield from (query_up, serial, points_to, refresh, expire)
 
 
 def _build() -> Metric:

@@ -1,13 +1,15 @@
 """Questions to nameservers over UDP, many at once on one socket, matched by message id.
 
-Owns asking for the SOAs of zones and what counts as an answer, and the exchange of any message for
-its reply. Leaves to others whom to ask for what, and what a serial means.
+Owns asking for the SOAs of zones, and for the addresses beside them that tell where a zone points,
+what counts as an answer, and the exchange of any message for its reply. Leaves to others whom to
+ask for what, and what a serial or an address means.
 
 Every function blocks until all is answered or the timeout is over, and runs an event loop of its
 own: call it from any thread, but not from inside a running event loop.
 """
 
 import asyncio
+import ipaddress
 import secrets
 import time
 from collections.abc import Mapping, Sequence
@@ -17,14 +19,17 @@ from typing import cast
 import dns.exception
 import dns.flags
 import dns.message
+import dns.name
 import dns.rcode
 import dns.rdataclass
 import dns.rdatatype
+import dns.rrset
 import dns.tsig
 from dns.rdtypes.ANY.SOA import SOA
 
-from exporter.config import Nameserver
+from exporter.config import Address, Nameserver
 from exporter.probes import network_reason
+from exporter.zonefile import Pointer
 
 # A lost packet, or one that the nameserver's rate limit dropped, costs a resend, not the answer.
 _TRIES = 3
@@ -72,21 +77,40 @@ class NoReply:
     reason: str
 
 
+@dataclass(frozen=True)
+class Answers:
+    """What a nameserver serves for zones: each one's SOA, and the addresses of its pointer.
+
+    Where no addresses came with authority, the zone is absent from `addresses`.
+    """
+
+    serials: Mapping[str, Serial | NoSerial]
+    addresses: Mapping[str, frozenset[Address]]
+
+
 def ask(
     nameserver: Nameserver, zones: Sequence[str], timeout: float
-) -> dict[str, Serial | NoSerial]:
+) -> Mapping[str, Serial | NoSerial]:
     """The SOA of each zone at one nameserver, all of them within `timeout` seconds."""
-    return asyncio.run(_ask(nameserver, zones, time.monotonic() + timeout))
+    return asyncio.run(_ask(nameserver, zones, {}, time.monotonic() + timeout)).serials
 
 
 def ask_all(
-    nameservers: Mapping[str, Nameserver], zones: Sequence[str], timeout: float
-) -> dict[str, dict[str, Serial | NoSerial]]:
-    """The SOA of each zone at each nameserver, side by side, within `timeout` seconds in all."""
+    nameservers: Mapping[str, Nameserver],
+    zones: Sequence[str],
+    pointers: Mapping[str, Pointer],
+    timeout: float,
+) -> dict[str, Answers]:
+    """The SOA of each zone, and the addresses of each zone's pointer, at each nameserver.
+
+    All of it side by side, within `timeout` seconds in all.
+    """
     deadline = time.monotonic() + timeout
 
-    async def all_of_them() -> list[dict[str, Serial | NoSerial]]:
-        return await asyncio.gather(*(_ask(each, zones, deadline) for each in nameservers.values()))
+    async def all_of_them() -> list[Answers]:
+        return await asyncio.gather(
+            *(_ask(each, zones, pointers, deadline) for each in nameservers.values())
+        )
 
     return dict(zip(nameservers, asyncio.run(all_of_them()), strict=True))
 
@@ -107,33 +131,58 @@ def exchange(
 
 
 async def _ask(
-    nameserver: Nameserver, zones: Sequence[str], deadline: float
-) -> dict[str, Serial | NoSerial]:
+    nameserver: Nameserver,
+    zones: Sequence[str],
+    pointers: Mapping[str, Pointer],
+    deadline: float,
+) -> Answers:
+    # The SOAs stand first, and so are sent first: what else is asked doesn't make them wait.
+    asked = [
+        *((dns.name.from_text(zone), "SOA") for zone in zones),
+        *((pointer.name, pointer.type) for pointer in pointers.values()),
+    ]
     # Hard to guess, as ids have to be, and no two the same: such would wait for each other.
-    ids = secrets.SystemRandom().sample(range(2**16), len(zones))
-    questions = list(map(_question, zones, ids))
+    ids = secrets.SystemRandom().sample(range(2**16), len(asked))
+    questions = [_question(*each, number) for each, number in zip(asked, ids, strict=True)]
     replies = await _exchange(nameserver, questions, deadline, _TRIES)
-    return dict(zip(zones, map(_serial, questions, replies), strict=True))
+    found = list(map(_found, questions, replies))
+    serials = map(_serial, found[: len(zones)])
+    addresses = map(_addresses, found[len(zones) :])
+    return Answers(
+        serials=dict(zip(zones, serials, strict=True)),
+        addresses={zone: some for zone, some in zip(pointers, addresses, strict=True) if some},
+    )
 
 
-def _question(zone: str, number: int) -> dns.message.Message:
-    question = dns.message.make_query(zone, dns.rdatatype.SOA, id=number)
+def _question(name: dns.name.Name, rtype: str, number: int) -> dns.message.Message:
+    question = dns.message.make_query(name, rtype, id=number)
     question.flags &= ~dns.flags.RD  # what it serves itself is asked, not what it can find out
     return question
 
 
-def _serial(
+def _found(
     question: dns.message.Message, reply: dns.message.Message | NoReply
-) -> Serial | NoSerial:
+) -> dns.rrset.RRset | str:
+    """What was asked for, with authority; or else why it isn't there."""
     if isinstance(reply, NoReply):
-        return NoSerial(reply.reason)
+        return reply.reason
     if reply.rcode() != dns.rcode.NOERROR:
-        return NoSerial(dns.rcode.to_text(reply.rcode()))
+        return dns.rcode.to_text(reply.rcode())
     if not reply.flags & dns.flags.AA:
-        return NoSerial("not authoritative")
-    zone = question.question[0].name
-    found = reply.get_rrset(reply.answer, zone, dns.rdataclass.IN, dns.rdatatype.SOA)
-    return Serial(cast(SOA, found[0])) if found else NoSerial("no SOA")
+        return "not authoritative"
+    (asked,) = question.question
+    found = reply.get_rrset(reply.answer, asked.name, dns.rdataclass.IN, asked.rdtype)
+    return found or f"no {dns.rdatatype.to_text(asked.rdtype)}"
+
+
+def _serial(found: dns.rrset.RRset | str) -> Serial | NoSerial:
+    return NoSerial(found) if isinstance(found, str) else Serial(cast(SOA, found[0]))
+
+
+def _addresses(found: dns.rrset.RRset | str) -> frozenset[Address]:
+    if isinstance(found, str):
+        return frozenset()
+    return frozenset(ipaddress.ip_address(rdata.to_text()) for rdata in found)
 
 
 # --- one nameserver, one socket -------------------------------------------------------------

@@ -178,6 +178,32 @@ def _server_fault(slot: Slot, name: str, servers: Mapping[str, Server]) -> str |
     return None
 
 
+# --- where a zone points --------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Pointer:
+    """The name whose addresses of this type tell which server a zone points at."""
+
+    name: dns.name.Name
+    type: Literal["A", "AAAA"]
+
+
+def pointer(source: Source) -> Pointer:
+    """The first name that follows the serving server, with an A record if any has; else the apex.
+
+    What names one server, as `@IP:main@`, follows nobody.
+    """
+    for rtype in _ADDRESS_TYPES:
+        for record in source.records:
+            if record.type == rtype and any(slot.server is None for slot in record.slots):
+                return Pointer(record.owner, rtype)
+    return Pointer(dns.name.from_text(source.zone), "A")
+
+
+_ADDRESS_TYPES: tuple[Literal["A", "AAAA"], ...] = ("A", "AAAA")
+
+
 # --- records --------------------------------------------------------------------------------
 
 _TTL = re.compile(rb"\d+|(?:\d+[wdhms])+", re.IGNORECASE)

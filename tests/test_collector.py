@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import os
 import shutil
 import socket
 import time
@@ -14,7 +15,7 @@ from conftest import StartNsd, StartWeb, free_port, write_config
 from prometheus_client import CollectorRegistry
 
 from exporter import config as configuration
-from exporter.collector import GROUPS, LastSeen, SourcesError, collect
+from exporter.collector import GROUPS, LastSeen, Sources, SourcesError, collect
 from exporter.config import Check, Config, Nameserver, Server
 
 SLACK = 1.0
@@ -174,6 +175,138 @@ def test_an_unknown_serial_is_absent(tmp_path: Path, start_nsd: StartNsd) -> Non
         assert samples(seen, f"zonerw_zone_{name}").keys() == {("example.org", "ns1")}
 
 
+# --- where zones point ----------------------------------------------------------------------
+
+SOURCE = """\
+$TTL 300
+@ SOA ns1 hostmaster @serial number@ 2h 10m 4w 60
+@ NS ns1
+"""
+
+
+def serving(folder: Path, name: str, records: str) -> str:
+    """Let NSD serve example.org with these records; a part of its configuration."""
+    path = folder / name
+    path.write_text(SOURCE.replace("@serial number@", "7") + "ns1 A 192.0.2.53\n" + records)
+    return f"zone:\n  name: example.org\n  zonefile: {path}\n"
+
+
+def write_source(config: Config, records: str) -> Path:
+    path = config.zones.sources / "example.org.base"
+    path.write_text(SOURCE + records)
+    return path
+
+
+def test_a_zone_points_to_the_server_whose_address_it_has(
+    tmp_path: Path, start_nsd: StartNsd
+) -> None:
+    """At each nameserver for itself; no series for what is nobody's, or not served at all."""
+    at_backup = start_nsd({}, serving(tmp_path, "backup", "www A 192.0.2.2\nns9 A 192.0.2.1\n"))
+    at_main = start_nsd({}, serving(tmp_path, "main", "www A 192.0.2.1\n"))
+    at_nobody = start_nsd({}, serving(tmp_path, "nobody", "www A 192.0.2.9\n"))
+    without = start_nsd({}, serving(tmp_path, "without", ""))
+    nameservers = {
+        "ns1": at_backup,
+        "ns2": at_main,
+        "ns3": at_nobody,
+        "ns4": without,
+        "ns5": closed(),
+    }
+    config = config_of(tmp_path, {"main": 80, "backup": 80}, nameservers)
+    write_source(config, "ns9 A @IP:main@\nwww A @IP@\n")
+    seen = collect(config, LastSeen(), ["zones"], 5)
+    assert samples(seen, "zonerw_zone_points_to") == {
+        ("example.org", "ns1", "backup"): 1,
+        ("example.org", "ns2", "main"): 1,
+    }
+
+
+def test_a_zone_that_has_two_servers_addresses_points_to_both(
+    tmp_path: Path, start_nsd: StartNsd
+) -> None:
+    """What is there is told, be it meant or not; an IPv6 address is a server's own as well."""
+    records = "@ A 192.0.2.1\n@ A 192.0.2.2\nwww AAAA 2001:db8::1\n"
+    config = config_of(
+        tmp_path,
+        {"main": 80, "backup": 80},
+        {"ns1": start_nsd({}, serving(tmp_path, "both", records))},
+    )
+    last_seen = LastSeen()
+    write_source(config, "@ A 192.0.2.1\n@ A 192.0.2.2\n")
+    assert samples(collect(config, last_seen, ["zones"], 5), "zonerw_zone_points_to") == {
+        ("example.org", "ns1", "main"): 1,
+        ("example.org", "ns1", "backup"): 1,
+    }
+    both = (ip_address("192.0.2.1"), ip_address("2001:db8::1"))
+    main = config.servers["main"].model_copy(update={"addresses": both})
+    config = dataclasses.replace(config, servers={**config.servers, "main": main})
+    write_source(config, "www AAAA @IP@ ; the first and only marked name\n")
+    assert samples(collect(config, last_seen, ["zones"], 5), "zonerw_zone_points_to") == {
+        ("example.org", "ns1", "main"): 1
+    }
+
+
+@pytest.mark.parametrize("content", ["", "www A @IP@\n", SOURCE + "www A @ip@\n"])
+def test_of_a_broken_source_the_serial_is_known_all_the_same(
+    tmp_path: Path, start_nsd: StartNsd, content: str
+) -> None:
+    """What name to ask for is not known; which zone is, by the file's name."""
+    nsd = start_nsd({}, serving(tmp_path, "main", "@ A 192.0.2.1\nwww A 192.0.2.1\n"))
+    config = config_of(tmp_path, {"main": 80}, {"ns1": nsd})
+    (config.zones.sources / "example.org.base").write_text(content)
+    seen = collect(config, LastSeen(), ["zones"], 5)
+    assert samples(seen, "zonerw_zone_serial") == {("example.org", "ns1"): 7}
+    assert samples(seen, "zonerw_zone_points_to") == {}
+
+
+def test_a_source_is_parsed_again_when_its_file_is_another(tmp_path: Path) -> None:
+    """By time, size or inode; a file that is the same by all three is not even read."""
+    config = config_of(tmp_path, {"main": 80})
+    sources = Sources()
+    path = write_source(config, "www A @IP@\n")
+
+    def name() -> str:
+        found = sources.pointers({"example.org": path}, config.servers, time.monotonic() + 60)
+        return str(found["example.org"].name)
+
+    assert name() == "www.example.org."
+    first = path.stat()
+    write_source(config, "ftp A @IP@\n")  # as long as before
+    os.utime(path, ns=(first.st_atime_ns, first.st_mtime_ns))
+    assert name() == "www.example.org."
+    os.utime(path, ns=(first.st_atime_ns, first.st_mtime_ns + 1))
+    assert name() == "ftp.example.org."
+    write_source(config, "mail A @IP@\n")
+    os.utime(path, ns=(first.st_atime_ns, first.st_mtime_ns + 1))
+    assert name() == "mail.example.org."
+    other = tmp_path / "other"
+    other.write_text(path.read_text().replace("mail", "smtp"))
+    os.utime(other, ns=(first.st_atime_ns, first.st_mtime_ns + 1))
+    other.replace(path)
+    assert name() == "smtp.example.org."
+
+
+def test_sources_that_there_was_no_time_for_wait_for_the_next_scrape(tmp_path: Path) -> None:
+    """What was parsed is known in no time, the others are absent until then."""
+    config = config_of(tmp_path, {"main": 80})
+    path = write_source(config, "www A @IP@\n")
+    later = tmp_path / "later"
+    later.write_text(path.read_text())
+    sources, over = Sources(), time.monotonic() - 1
+    assert sources.pointers({"example.org": path}, config.servers, over) == {}
+    sources.pointers({"example.org": path}, config.servers, time.monotonic() + 60)
+    both = {"example.org": path, "example.net": later}
+    assert sources.pointers(both, config.servers, over).keys() == {"example.org"}
+
+
+def test_a_source_that_is_gone_meanwhile_is_no_trouble(tmp_path: Path) -> None:
+    """It was there when the folder was listed."""
+    config = config_of(tmp_path, {"main": 80})
+    paths = {"example.net": tmp_path / "gone", "example.org": write_source(config, "")}
+    found = Sources().pointers(paths, config.servers, time.monotonic() + 60)
+    assert found.keys() == {"example.org"}
+
+
 # --- what is asked for ----------------------------------------------------------------------
 
 
@@ -213,6 +346,7 @@ def test_a_group_alone_asks_for_nothing_else(tmp_path: Path) -> None:
         "zonerw_check_failing",
         "zonerw_zone_query_up",
         "zonerw_zone_serial",
+        "zonerw_zone_points_to",
         "zonerw_zone_refresh_seconds",
         "zonerw_zone_expire_seconds",
     }

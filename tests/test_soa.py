@@ -6,11 +6,15 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from ipaddress import ip_address
+from typing import Literal
 
 import dns.flags
 import dns.message
+import dns.name
 import dns.opcode
 import dns.rcode
+import dns.rdatatype
 import dns.rrset
 import dns.tsig
 import pytest
@@ -18,6 +22,7 @@ from conftest import StartNsd, free_port
 
 from exporter.config import Nameserver
 from exporter.soa import NoReply, NoSerial, Serial, ask, ask_all, exchange
+from exporter.zonefile import Pointer
 
 ZONE = "example.org"
 SLACK = 1.0
@@ -96,6 +101,10 @@ def changed(
     return answer
 
 
+def pointer(name: str, rtype: Literal["A", "AAAA"] = "A") -> Pointer:
+    return Pointer(dns.name.from_text(name), rtype)
+
+
 def silent(_: Responder, __: dns.message.Message) -> list[bytes]:
     return []
 
@@ -136,12 +145,24 @@ def test_a_dead_nameserver_keeps_no_other_from_answering(start_nsd: StartNsd) ->
     nsd = start_nsd(dict.fromkeys(zones, 5))
     with Responder(silent) as dead:
         started = time.monotonic()
-        answers = ask_all({"ns1": nsd, "ns2": dead.nameserver}, zones, 0.6)
+        pointers = {zone: pointer(f"ns1.{zone}.") for zone in zones}
+        answers = ask_all({"ns1": nsd, "ns2": dead.nameserver}, zones, pointers, 0.6)
         seconds = time.monotonic() - started
     assert list(answers) == ["ns1", "ns2"]
-    assert {type(answer) for answer in answers["ns1"].values()} == {Serial}
-    assert answers["ns2"] == dict.fromkeys(zones, NoSerial("timeout"))
+    assert {type(answer) for answer in answers["ns1"].serials.values()} == {Serial}
+    assert answers["ns1"].addresses == {zone: {ip_address("192.0.2.1")} for zone in zones}
+    assert answers["ns2"].serials == dict.fromkeys(zones, NoSerial("timeout"))
+    assert answers["ns2"].addresses == {}
     assert 0.6 <= seconds < 0.6 + SLACK
+
+
+def test_an_address_that_nsd_does_not_serve_is_absent(start_nsd: StartNsd) -> None:
+    """The SOA is known all the same: of a name without such an address, and of no name at all."""
+    nsd = start_nsd({ZONE: 3})
+    for missing in (pointer(f"ns1.{ZONE}.", "AAAA"), pointer(f"{ZONE}."), pointer(f"no.{ZONE}.")):
+        answers = ask_all({"ns1": nsd}, [ZONE], {ZONE: missing}, 5)["ns1"]
+        assert isinstance(answers.serials[ZONE], Serial)
+        assert answers.addresses == {}
 
 
 def test_any_thread_may_ask(start_nsd: StartNsd) -> None:
@@ -314,6 +335,94 @@ def test_messages_with_the_same_id_are_not_mixed_up() -> None:
         replies = exchange(responder.nameserver, questions, 2)
     serials = [r.answer[0][0].serial for r in replies if isinstance(r, dns.message.Message)]
     assert serials == list(range(10))
+
+
+# --- addresses ------------------------------------------------------------------------------
+
+
+def answer_to(question: dns.message.Message, *addresses: str) -> dns.message.Message:
+    """The answer of a nameserver that serves the zone: its SOA, or these addresses of the name."""
+    asked = question.question[0]
+    if asked.rdtype == dns.rdatatype.SOA:
+        return reply_to(question)
+    reply = dns.message.make_response(question)
+    reply.flags |= dns.flags.AA
+    reply.answer.append(dns.rrset.from_text(asked.name, 60, "IN", asked.rdtype, *addresses))
+    return reply
+
+
+@pytest.mark.parametrize(
+    ("rtype", "addresses"),
+    [("A", ["192.0.2.1"]), ("A", ["192.0.2.1", "198.51.100.7"]), ("AAAA", ["2001:db8::1"])],
+)
+def test_every_address_of_the_pointer_is_told(
+    rtype: Literal["A", "AAAA"], addresses: list[str]
+) -> None:
+    """As addresses, whatever their spelling, for the zone whose pointer it is."""
+    with Responder(lambda _, question: [answer_to(question, *addresses).to_wire()]) as responder:
+        pointers = {ZONE: pointer("www.example.net.", rtype)}
+        answers = ask_all({"ns1": responder.nameserver}, [ZONE, "example.com"], pointers, 2)["ns1"]
+    assert answers.addresses == {ZONE: set(map(ip_address, addresses))}
+    assert answers.serials.keys() == {ZONE, "example.com"}
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda reply: setattr(reply, "flags", reply.flags & ~dns.flags.AA),
+        lambda reply: reply.set_rcode(dns.rcode.SERVFAIL),
+        lambda reply: setattr(reply.answer[0], "name", dns.name.from_text("other.example.org")),
+    ],
+    ids=["not AA", "SERVFAIL", "another name's"],
+)
+def test_an_address_without_authority_is_absent(
+    spoil: Callable[[dns.message.Message], None],
+) -> None:
+    """A cache's answer, for example, says nothing about what the zone holds now."""
+
+    def spoilt(_: Responder, question: dns.message.Message) -> list[bytes]:
+        reply = answer_to(question, "192.0.2.1")
+        if question.question[0].rdtype == dns.rdatatype.A:
+            spoil(reply)
+        return [reply.to_wire()]
+
+    with Responder(spoilt) as responder:
+        pointers = {ZONE: pointer("www.example.org.")}
+        answers = ask_all({"ns1": responder.nameserver}, [ZONE], pointers, 2)["ns1"]
+    assert isinstance(answers.serials[ZONE], Serial)
+    assert answers.addresses == {}
+
+
+def test_soas_and_addresses_are_asked_side_by_side() -> None:
+    """Neither waits for the other: here the nameserver answers nothing until it has both."""
+
+    def both(responder: Responder, _: dns.message.Message) -> list[bytes]:
+        if len(responder.asked) < 2:
+            return []
+        return [answer_to(question, "192.0.2.1").to_wire() for question in responder.asked]
+
+    with Responder(both) as responder:
+        pointers = {ZONE: pointer("www.example.org.")}
+        answers = ask_all({"ns1": responder.nameserver}, [ZONE], pointers, 9)["ns1"]
+    assert answers.addresses.keys() == answers.serials.keys() == {ZONE}
+    assert len(responder.asked) == 2  # asked again after three seconds, if it had been in vain
+
+
+def test_soas_do_not_wait_for_addresses() -> None:
+    """Of more questions than are on their way at once the SOAs are first."""
+    zones = [f"zone{n}.example" for n in range(200)]
+
+    def only_soas(_: Responder, question: dns.message.Message) -> list[bytes]:
+        is_soa = question.question[0].rdtype == dns.rdatatype.SOA
+        return [reply_to(question).to_wire()] if is_soa else []
+
+    with Responder(only_soas) as responder:
+        pointers = {zone: pointer(f"www.{zone}.") for zone in zones}
+        answers = ask_all({"ns1": responder.nameserver}, zones, pointers, 2)["ns1"]
+    assert {type(answer) for answer in answers.serials.values()} == {Serial}
+    assert answers.addresses == {}
+    first = [asked.question[0].rdtype for asked in responder.asked[: len(zones)]]
+    assert first == [dns.rdatatype.SOA] * len(zones)
 
 
 # --- truncated ------------------------------------------------------------------------------

@@ -24,6 +24,12 @@ from exporter.config import Config, Listen, Nameserver
 from exporter.web import Listener
 
 GOLDEN = Path(__file__).parent / "golden" / "metrics.txt"
+# Its marked name has main's address at every nameserver of the tests.
+SOURCE = """\
+@ 60 SOA ns1 owner @serial number@ 3600 600 864000 60
+@ 60 NS ns1
+ns1 60 A @IP@
+"""
 TIMEOUT_HEADER = "X-Prometheus-Scrape-Timeout-Seconds"
 
 
@@ -111,7 +117,9 @@ def page(tmp_path: Path, start_nsd: StartNsd, start_web: StartWeb) -> str:
         "ns2": start_nsd({"example.org": 2026010101}),
     }
     path = write_config(tmp_path, servers, nameservers, ["example.org", "example.net"])
-    with serving(configuration.read(path)) as exporter:
+    config = configuration.read(path)
+    (config.zones.sources / "example.org.base").write_text(SOURCE)
+    with serving(config) as exporter:
         answer = exporter.ask("/metrics")
     assert answer.status == 200
     assert answer.headers["Content-Type"].startswith("text/plain; version=0.0.4")

@@ -7,7 +7,7 @@ import dns.name
 import pytest
 from zones import HEAD, SERVERS
 
-from exporter.zonefile import Fault, Record, SourceRefused, find, lex, parse
+from exporter.zonefile import Fault, Record, SourceRefused, find, lex, parse, pointer
 
 
 def records(text: str | bytes) -> list[Record]:
@@ -342,6 +342,36 @@ def test_no_address_is_added_to_a_text_that_holds_one(text: str) -> None:
     marker = text.rpartition(" ")[2]
     place = "would add a string to one that holds an address: put the marker where the address is"
     assert faults(text) == [f"5: {marker} {place}"]
+
+
+# --- where a zone points --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "rtype"),
+    [
+        ("www A @IP@\nmail A @IP@\n", "www.example.org.", "A"),
+        ("www A 192.0.2.1 ; @IP@\nmail A @IP@\n", "www.example.org.", "A"),
+        ("$ORIGIN sub.example.org.\nwww 60 IN A @IP@\n", "www.sub.example.org.", "A"),
+        ("www AAAA @IP@\nmail A @IP@\n", "mail.example.org.", "A"),
+        ("www AAAA @IP@\nmail AAAA @IP6@\n", "www.example.org.", "AAAA"),
+        ("main A @IP:main@\nmail A @IP@\n", "mail.example.org.", "A"),
+        ('t TXT "ip4:@IP@"\nmail A @IP@\n', "mail.example.org.", "A"),
+        ("plain A 192.0.2.1\n* A @IP@\n", "*.example.org.", "A"),
+        ("main A @IP:main@\n", "example.org.", "A"),
+        ('t TXT "ip4:@IP@"\n', "example.org.", "A"),
+        ("", "example.org.", "A"),
+    ],
+    ids=[
+        *("the first", "by its comment", "below another origin", "an A before any AAAA"),
+        *("AAAA alone", "one server's is none", "a text is none", "a wildcard"),
+        *("only one server's", "only a text", "no marker"),
+    ],
+)
+def test_a_zone_points_where_its_first_marked_name_does(text: str, name: str, rtype: str) -> None:
+    """The first whose address goes with the serving server; without any, the apex has to do."""
+    found = pointer(parse("example.org", (HEAD + text).encode(), SERVERS))
+    assert (found.name.to_text(), found.type) == (name, rtype)
 
 
 # --- form -----------------------------------------------------------------------------------

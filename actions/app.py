@@ -10,6 +10,7 @@ import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, TypeVar
 
 from fastapi import FastAPI, Request, Response
@@ -20,11 +21,12 @@ from pydantic_core import ErrorDetails
 from starlette.types import ASGIApp
 
 from actions.auth import Gate, Tokens
-from actions.converge import Forced, Outcome
+from actions.converge import Forced, Outcome, Unpin
 from actions.metrics import Metrics
 from actions.notify import Follower, Serves
 from actions.payload import Payload
 from actions.state import StateError
+from actions.wish import PinWish, unknown_servers
 from actions.witness import DOWN_ALERTS, Heard
 from actions.worker import Worker
 from exporter.config import Config
@@ -44,7 +46,7 @@ class Rewrite(BaseModel):
     zones: tuple[Annotated[str, Field(pattern=r"^[a-z0-9._-]+$")], ...] = ()
 
 
-_Body = TypeVar("_Body", Payload, Rewrite)
+_Body = TypeVar("_Body", Payload, Rewrite, PinWish)
 
 
 @dataclass(frozen=True)
@@ -68,12 +70,8 @@ def create_app(parts: Parts, tokens: Tokens) -> ASGIApp:
     async def webhook(request: Request) -> JSONResponse:
         payload = await _parsed(request, Payload)
         ours = [a for a in payload.alerts if a.labels.get("alertname") in DOWN_ALERTS]
-        unknown = {a.labels.get("server", "") for a in ours} - set(config.servers)
-        if unknown:
-            error = f"unknown server: {', '.join(map(repr, sorted(unknown)))}"
-            return JSONResponse(
-                {"error": f"{error}; expected one of {', '.join(config.servers)}"}, 422
-            )
+        if error := unknown_servers(config, {a.labels.get("server", "") for a in ours}):
+            return JSONResponse({"error": error}, 422)
         for alert in ours:
             parts.metrics.webhook_alerts.labels(alert.labels["alertname"], alert.status).inc()
         if not ours:
@@ -87,7 +85,20 @@ def create_app(parts: Parts, tokens: Tokens) -> ASGIApp:
         if asked.mode == "minimal" and asked.zones:
             return JSONResponse({"error": 'zones: only with mode "forced"'}, 422)
         forced = Forced(asked.zones) if asked.mode == "forced" else None
-        return await _answer(worker.request(forced), followers, requested=asked)
+        return await _answer(worker.request(forced), followers, requested=True)
+
+    @app.put("/pin")
+    async def pin(request: Request) -> JSONResponse:
+        wish = await _parsed(request, PinWish)
+        if error := unknown_servers(config, {wish.server}):
+            return JSONResponse({"error": error}, 422)
+        by = f"HTTP from {request.client.host}" if request.client else "HTTP"
+        wished = wish.pin(by, datetime.now(UTC))
+        return await _answer(worker.request(wished), followers, requested=True)
+
+    @app.delete("/pin")
+    async def unpin() -> JSONResponse:
+        return await _answer(worker.request(Unpin()), followers, requested=True)
 
     @app.get("/metrics")
     def metrics_page(request: Request) -> Response:
@@ -135,11 +146,14 @@ async def _parsed(request: Request, model: type[_Body]) -> _Body:
 
 
 def _said_of(fault: ErrorDetails) -> str:
-    return f"{'.'.join(map(str, ('body', *fault['loc'])))}: {fault['msg']}"
+    place = ".".join(map(str, ("body", *fault["loc"])))
+    if fault["type"] == "value_error":  # one of the configuration's types: it says what it expects
+        return f"{place}: expected {fault['ctx']['error']}"
+    return f"{place}: {fault['msg']}"
 
 
 async def _answer(
-    run: Future[Outcome], followers: Sequence[Follower], *, requested: Rewrite | None = None
+    run: Future[Outcome], followers: Sequence[Follower], *, requested: bool = False
 ) -> JSONResponse:
     """Answer in time, with what the run came to or that it goes on.
 
@@ -159,10 +173,10 @@ async def _answer(
         await asyncio.gather(
             *(asyncio.to_thread(follower.wait, deadline) for follower in followers)
         )
-    return JSONResponse(said(outcome, followers), _status(outcome, requested))
+    return JSONResponse(said(outcome, followers), _status(outcome, requested=requested))
 
 
-def _status(outcome: Outcome, requested: Rewrite | None) -> int:
+def _status(outcome: Outcome, *, requested: bool) -> int:
     if outcome.failed:
         return 503
     if outcome.refused:
@@ -177,6 +191,14 @@ def said(outcome: Outcome, followers: Sequence[Follower]) -> Mapping[str, Any]:
         "since": outcome.meant.since.isoformat(timespec="seconds"),
         "why": outcome.meant.why,
         "switched_from": outcome.switched_from,
+        "pin": {
+            "server": outcome.pin.server,
+            "until": outcome.pin.until.isoformat(timespec="seconds"),
+            "reason": outcome.pin.reason,
+            "by": outcome.pin.by,
+        }
+        if outcome.pin
+        else None,
         "missing": outcome.judgement.missing,
         "zones": {
             name: {

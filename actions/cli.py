@@ -1,20 +1,25 @@
 """`zonerw`, the operator's command."""
 
 import logging
+import os
+import pwd
 import sys
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
+from pydantic import ValidationError
 
 from actions import __main__ as daemon
 from actions import looks, notify
-from actions.converge import Forced, Outcome
+from actions.converge import Forced, Outcome, Unpin, Word
 from actions.metrics import Metrics
 from actions.notify import Follower, Serves
-from actions.state import StateError
+from actions.state import Pin, StateError
+from actions.wish import PIN_FOR, PinWish, unknown_servers
 from actions.witness import Heard
 from demo import story
 from exporter import __main__ as exporter_main
@@ -25,6 +30,7 @@ from exporter.config import Config
 # A secondary that can be reached has the zones well before; one that can't is reported.
 _FOLLOW_SECONDS = 10.0
 _FOLLOW_UNCHANGED_SECONDS = 2.0
+
 cli = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -75,7 +81,35 @@ def rewrite(
     if zones and not forced:
         raise typer.BadParameter("zones can be named with --forced only")
     word = Forced(tuple(zone.lower().rstrip(".") for zone in zones or ())) if forced else None
-    _exit(lambda: _rewrite(configuration.read_or_exit(config), word))
+    _exit(lambda: _converge(configuration.read_or_exit(config), word))
+
+
+@cli.command()
+def pin(
+    server: Annotated[str, typer.Argument(metavar="SERVER", show_default=False)],
+    *,
+    duration: Annotated[
+        str, typer.Option("--for", metavar="DURATION", help='Such as "30m" or "1d12h".')
+    ] = PIN_FOR,
+    reason: Annotated[
+        str, typer.Option(metavar="TEXT", help="Shown with the pin.", show_default=False)
+    ] = "",
+    config: ConfigOption = None,
+) -> None:
+    """Serve this server, whatever the witnesses say."""
+    try:
+        wish = PinWish.model_validate({"server": server, "for": duration, "reason": reason})
+    except ValidationError as error:
+        fault = error.errors()[0]
+        why = f"expected {fault['ctx']['error']}" if "ctx" in fault else fault["msg"]
+        raise typer.BadParameter(why, param_hint=f"--{fault['loc'][0]}") from error
+    _exit(lambda: _pin(configuration.read_or_exit(config), wish))
+
+
+@cli.command()
+def unpin(config: ConfigOption = None) -> None:
+    """Leave it to the witnesses again who serves."""
+    _exit(lambda: _converge(configuration.read_or_exit(config), Unpin()))
 
 
 @cli.command()
@@ -97,7 +131,29 @@ def _exit(command: Callable[[], int]) -> NoReturn:
         raise typer.Exit(130) from None
 
 
-def _rewrite(config: Config, forced: Forced | None) -> int:
+def _pin(config: Config, wish: PinWish) -> int:
+    if error := unknown_servers(config, {wish.server}):
+        typer.echo(error, err=True)
+        return 2
+    return _converge(config, wish.pin(_person(), datetime.now(UTC)))
+
+
+def _person() -> str:
+    """Who gives the command: also behind sudo, su and runuser, as far as that can be told."""
+    if behind := os.environ.get("SUDO_USER"):
+        return behind
+    try:
+        return os.getlogin()
+    except OSError:  # no terminal, as in cron
+        pass
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return f"user {os.getuid()}"
+
+
+def _converge(config: Config, word: Word | None) -> int:
+    """Converge once, by a person's word or without, as the daemon does."""
     logs.to_stderr(logging.WARNING)
     notify.log.setLevel(logging.ERROR)  # what each secondary came to is shown at the end
     metrics = Metrics(config)
@@ -109,14 +165,14 @@ def _rewrite(config: Config, forced: Forced | None) -> int:
         typer.echo(error, err=True)
         return 2
     try:
-        outcome = converger.run("request", forced)
+        outcome = converger.run("request", word)
     except StateError as error:
         typer.echo(error, err=True)
         return 1
     changed = any(its.written for its in outcome.zones.values())
     _follow(followers, _FOLLOW_SECONDS if changed else _FOLLOW_UNCHANGED_SECONDS)
     wrong = outcome.failed or outcome.refused
-    if changed or forced or wrong or sys.stdout.isatty():
+    if changed or word or wrong or sys.stdout.isatty():
         _show(outcome, followers)
     return 1 if wrong else 0
 
@@ -133,7 +189,9 @@ def _follow(followers: list[Follower], seconds: float) -> None:
 
 def _show(outcome: Outcome, followers: list[Follower]) -> None:
     """Say what became of each zone, and at the end what is wrong."""
-    meant = outcome.meant
+    meant, pin = outcome.meant, outcome.pin
+    if pin:
+        typer.echo(f"{pin.server} is pinned until {pin.until:%Y-%m-%d %H:%M:%S} UTC")
     typer.echo(
         f"serving {meant.server} since {meant.since:%Y-%m-%d %H:%M:%S} UTC,"
         f" because then {meant.why}"
@@ -154,5 +212,15 @@ def _show(outcome: Outcome, followers: list[Follower]) -> None:
         if its.reason:
             what = {None: "", "accept": "refused: "}.get(its.failed, f"{its.failed} failed: ")
             typer.echo(f"{name}: {what}{its.reason}", err=True)
+    if pin and (its_down := _looks_down(outcome, pin)):
+        typer.echo(f"{pin.server} is pinned, but looks down: {its_down}", err=True)
     for what, why in outcome.judgement.doubts.items():
         typer.echo(f"{what}: {why}", err=True)
+
+
+def _looks_down(outcome: Outcome, pin: Pin) -> str | None:
+    """What says that the pinned server is down; None where nothing does."""
+    its = outcome.judgement.testimonies.get(pin.server)
+    if its and (its.alert.state == "firing" or its.look.state == "down"):
+        return str(its)
+    return None

@@ -5,7 +5,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +13,35 @@ import pytest
 import requests
 import uvicorn
 
-from actions.app import create_app
+from actions import decide
+from actions.app import Parts, create_app
 from actions.auth import MAX_BODY_BYTES, Tokens
-from actions.converge import Forced, Outcome, ZoneOutcome
+from actions.converge import Forced, Outcome, Unpin, Word, ZoneOutcome
+from actions.judge import Judgement
 from actions.metrics import Metrics, Trigger
-from actions.state import Meant, StateError
+from actions.state import Meant, Pin, StateError
+from actions.witness import Heard
 from actions.worker import Worker
 from exporter import config as configuration
 
 WEBHOOK, OPERATOR = "w" * 32, "o" * 32
+QUIET = decide.Testimony(
+    decide.Alert("quiet", "no alert"), decide.Look("up", "up in 3 looks"), seen_up=True
+)
+JUDGEMENT = Judgement(
+    testimonies={"main": QUIET, "backup": QUIET},
+    serving="main",
+    blind=None,
+    missing=None,
+    looking=False,
+    decision=decide.Decision("main", None, "w"),
+)
 DONE = Outcome(
     Meant(server="main", since=datetime(2026, 11, 22, tzinfo=UTC), why="w", by="start"),
+    pin=None,
+    judgement=JUDGEMENT,
     switched_from=None,
     zones={"example.org": ZoneOutcome(serial=2026112200)},
-    missing=None,
 )
 MAIN_DOWN = {"status": "firing", "labels": {"alertname": "MainDown", "server": "main"}}
 
@@ -38,20 +53,21 @@ class Daemon:
         self.outcome: Outcome | StateError = DONE
         self.gate = threading.Event()
         self.gate.set()
-        self.runs: list[tuple[Trigger, Forced | None]] = []
+        self.runs: list[tuple[Trigger, Word | None]] = []
         config = configuration.read(Path("examples/zonerw.toml"))
         self.metrics = Metrics(config)
         self.worker = Worker(self._converge, every=3600)
         tokens = Tokens({"webhook": WEBHOOK.encode(), "operator": OPERATOR.encode()})
-        app = create_app(config, tokens, self.metrics, self.worker, [])
+        self.heard = Heard()
+        app = create_app(Parts(config, self.metrics, self.worker, [], self.heard), tokens)
         self._listening = socket.create_server(("127.0.0.1", 0))
         self.address = self._listening.getsockname()
         self.url = "http://{}:{}".format(*self.address)
         self._server = uvicorn.Server(uvicorn.Config(app, log_config=None))
         self._thread = threading.Thread(target=self._server.run, args=([self._listening],))
 
-    def _converge(self, trigger: Trigger, forced: Forced | None) -> Outcome:
-        self.runs.append((trigger, forced))
+    def _converge(self, trigger: Trigger, word: Word | None) -> Outcome:
+        self.runs.append((trigger, word))
         assert self.gate.wait(30)
         if isinstance(self.outcome, StateError):
             raise self.outcome
@@ -61,7 +77,7 @@ class Daemon:
         """Start, and wait for the first run."""
         self._thread.start()
         self.worker.start()
-        self.worker.wake().result(10)
+        self.worker.wake("webhook").result(10)
         self.runs.clear()
 
     def stop(self) -> None:
@@ -73,9 +89,12 @@ class Daemon:
 
     def post(self, path: str, body: object, token: str = WEBHOOK) -> requests.Response:
         """Post JSON with a token."""
-        return requests.post(
-            self.url + path, json=body, headers={"Authorization": f"Bearer {token}"}, timeout=20
-        )
+        return self.ask("POST", path, body, token)
+
+    def ask(self, method: str, path: str, body: object, token: str) -> requests.Response:
+        """Ask with a token; with JSON, if there is any."""
+        headers = {"Authorization": f"Bearer {token}"}
+        return requests.request(method, self.url + path, json=body, headers=headers, timeout=20)
 
     def raw(self, request: bytes) -> bytes:
         """Send bytes as they are; all that is answered before the end."""
@@ -281,8 +300,6 @@ FAILED = {"example.org": ZoneOutcome(serial=1, failed="verify", reason="ns1 answ
         pytest.param(replace(DONE, zones=FAILED), "minimal", 503, id="a step failed: 503"),
         pytest.param(replace(DONE, zones=REFUSED | {"b": FAILED["example.org"]}), "forced", 503,
                      id="both: a retry helps one of them: 503"),
-        pytest.param(replace(DONE, missing="no answer"), "minimal", 503, id="no witness: 503"),
-        pytest.param(replace(DONE, missing="no answer"), "forced", 200, id="forced needs none"),
         pytest.param(StateError(Path("/s/meant.json"), "is damaged"), "minimal", 503,
                      id="no state: 503"),
     ],
@@ -302,6 +319,86 @@ def test_what_went_wrong_is_said(
             assert answer.json()["zones"][name]["reason"] == its.reason
 
 
+def test_a_webhook_is_told_that_looks_are_under_way(daemon: Daemon) -> None:
+    """202: nothing is decided yet; a person who asks for a run is told what it came to."""
+    daemon.outcome = replace(DONE, judgement=replace(JUDGEMENT, looking=True))
+    assert daemon.post("/webhook", payload(MAIN_DOWN)).status_code == 202
+    assert daemon.post("/rewrite", {"mode": "minimal"}, OPERATOR).status_code == 200
+
+
+def test_a_person_can_pin_a_server(daemon: Daemon) -> None:
+    """For a day, or as long as is said; the pin says by whom; the answer is that of a rewrite."""
+    until = datetime(2026, 11, 23, 12, 30, 15, 999, tzinfo=UTC)
+    daemon.outcome = replace(DONE, pin=Pin(server="main", until=until, reason="disk", by="alice"))
+    began = datetime.now(UTC)
+    answer = daemon.ask("PUT", "/pin", {"server": "backup"}, OPERATOR)
+    assert answer.status_code == 200
+    assert answer.json()["serving"] == "main"
+    assert answer.json()["pin"] == {
+        "server": "main", "until": "2026-11-23T12:30:15+00:00", "reason": "disk", "by": "alice",
+    }  # fmt: skip
+    wish = {"server": "main", "for": "1h30m", "reason": " a new\n disk\t"}
+    assert daemon.ask("PUT", "/pin", wish, OPERATOR).status_code == 200
+    (_, a_day), (_, longer) = daemon.runs
+    assert isinstance(a_day, Pin)
+    assert isinstance(longer, Pin)
+    assert (a_day.server, a_day.reason, a_day.by) == ("backup", "", "HTTP from 127.0.0.1")
+    assert timedelta() <= a_day.until - began - timedelta(hours=24) < timedelta(minutes=1)
+    assert (longer.server, longer.reason) == ("main", "a new disk")
+    assert timedelta() <= longer.until - began - timedelta(minutes=90) < timedelta(minutes=1)
+
+
+def test_a_person_can_take_the_pin_away(daemon: Daemon) -> None:
+    """Whether there is one or not: the run says how it stands then."""
+    answer = daemon.ask("DELETE", "/pin", None, OPERATOR)
+    assert answer.status_code == 200
+    assert answer.json()["pin"] is None
+    assert daemon.runs == [("request", Unpin())]
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ({"server": "mian"}, "unknown server: 'mian'; expected one of main, backup"),
+        ({"server": ""}, "unknown server: ''; expected one of main, backup"),
+        ({}, "body.server: Field required"),
+        ({"server": "main", "until": "1h"}, "body.until: Extra inputs are not permitted"),
+        ({"server": "main", "for": "1 day"}, "body.for: expected a duration such as "),
+        ({"server": "main", "for": 60}, "body.for: expected a duration such as "),
+        ({"server": "main", "for": "0s"}, "body.for: expected a duration such as "),
+        ({"server": "main", "reason": 1}, "body.reason: Input should be a valid string"),
+        ([], "body: Input should be an object"),
+    ],
+)
+def test_a_wrong_pin_is_refused(daemon: Daemon, body: object, said: str) -> None:
+    """422 says what was expected; nothing runs."""
+    answer = daemon.ask("PUT", "/pin", body, OPERATOR)
+    assert answer.status_code == 422
+    assert answer.json()["error"].startswith(said)
+    assert daemon.runs == []
+
+
+@pytest.mark.parametrize("method", ["PUT", "DELETE"])
+def test_only_the_operator_pins(daemon: Daemon, method: str) -> None:
+    """Alertmanager's token moves no pin."""
+    assert daemon.ask(method, "/pin", {"server": "main"}, WEBHOOK).status_code == 403
+    assert daemon.ask(method, "/pin", {"server": "main"}, "x" * 32).status_code == 401
+    assert daemon.runs == []
+
+
+@pytest.mark.parametrize("method", ["PUT", "DELETE"])
+def test_a_pin_that_fails_is_said_like_a_rewrite(daemon: Daemon, method: str) -> None:
+    """503 with the step where a retry can help, and where the state can't be used."""
+    daemon.outcome = replace(DONE, zones=FAILED)
+    answer = daemon.ask(method, "/pin", {"server": "main"}, OPERATOR)
+    assert answer.status_code == 503
+    assert answer.json()["zones"]["example.org"]["failed"] == "verify"
+    daemon.outcome = StateError(Path("/s/pin.json"), "can't be written: No space left on device")
+    answer = daemon.ask(method, "/pin", {"server": "main"}, OPERATOR)
+    assert answer.status_code == 503
+    assert answer.json()["error"].startswith("step state: /s/pin.json: can't be written")
+
+
 def test_a_long_run_is_answered_in_time(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
     """Alertmanager would cancel after 10 s: 202 says that it goes on, and it does."""
     monkeypatch.setattr("actions.app._ANSWER_SECONDS", 0.2)
@@ -309,7 +406,7 @@ def test_a_long_run_is_answered_in_time(daemon: Daemon, monkeypatch: pytest.Monk
     answer = daemon.post("/webhook", payload(MAIN_DOWN))
     assert answer.status_code == 202
     daemon.gate.set()
-    assert daemon.worker.wake().result(5) is DONE
+    assert daemon.worker.wake("webhook").result(5) is DONE
 
 
 def test_the_open_pages_need_no_token(daemon: Daemon) -> None:

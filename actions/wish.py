@@ -1,0 +1,41 @@
+"""A person's wish to pin a server, the same over HTTP and on the command line.
+
+Owns what such a wish may say, and the words for a server that is none. What becomes of a pin is
+converge's business.
+"""
+
+from collections.abc import Collection
+from datetime import datetime, timedelta
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from actions.state import Pin
+from exporter.config import Config, Duration
+
+PIN_FOR = "24h"  # a day's work on a server, and no pin is forgotten for longer
+
+
+class PinWish(BaseModel):
+    """The body of PUT /pin; `seconds` is spelt `for`, a duration as in the configuration."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    server: str
+    seconds: Duration = Field(alias="for", default=PIN_FOR, validate_default=True)
+    reason: str = ""
+
+    def pin(self, by: str, now: datetime) -> Pin:
+        """The pin that is wished for; its reason on one line."""
+        until = now + timedelta(seconds=self.seconds)
+        return Pin(server=self.server, until=until, reason=" ".join(self.reason.split()), by=by)
+
+
+def unknown_servers(config: Config, names: Collection[str]) -> str | None:
+    """Say which of the names are no servers, and what was expected; None where all are."""
+    unknown = set(names) - config.servers.keys()
+    if not unknown:
+        return None
+    return (
+        f"unknown server: {', '.join(map(repr, sorted(unknown)))};"
+        f" expected one of {', '.join(config.servers)}"
+    )

@@ -1,6 +1,7 @@
 """The shipped Prometheus configuration, as Prometheus's own tools and the calendar see it."""
 
 import math
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -20,6 +21,7 @@ ALERTMANAGER = {
     "fast": ROOT / "alertmanager" / "fast.yml",
 }
 LONGEST_PROBE = 5.0  # the exporter gives a server no more, however patient the scrape
+LONGEST_RELOAD = 4.0  # for so long actions waits for its primary
 
 profile = pytest.mark.parametrize("profile", PROFILES)
 
@@ -35,7 +37,7 @@ def test_prometheus_accepts_the_configuration_from_any_folder(profile: str, tmp_
 def test_lint_finds_nothing_in_the_rules(profile: str) -> None:
     """All of promtool's lints pass."""
     told = promtool("check", "rules", "--lint=all", "--lint-fatal", PROFILES[profile] / "rules.yml")
-    assert "3 rules found" in told
+    assert "12 rules found" in told
 
 
 @profile
@@ -57,14 +59,9 @@ def test_worst_case_from_mains_death_to_the_webhook(profile: str, at_worst: floa
     """The promise holds by arithmetic, even for a server that goes silent right after a look."""
     interval, timeout, evaluation = looks(profile)
     hold = alert_for(profile, "MainDown")
-    (route,) = [
-        r
-        for r in yaml.safe_load(ALERTMANAGER[profile].read_text())["route"]["routes"]
-        if r["receiver"] == "actions"
-    ]
     probe = min(timeout, LONGEST_PROBE)
     pending = math.ceil(hold / evaluation) * evaluation
-    worst = interval + probe + evaluation + pending + seconds(route["group_wait"])
+    worst = interval + probe + evaluation + pending + group_wait(profile)
     assert worst < at_worst
 
 
@@ -87,12 +84,68 @@ def test_a_server_is_said_to_be_down_before_it_is_said_to_be_watched(profile: st
 
 
 @profile
-def test_each_alert_tells_in_words_which_server(profile: str) -> None:
-    """Every alert has a severity, a summary and a description that name the server."""
+def test_a_switch_under_way_is_not_said_to_be_missing(profile: str) -> None:
+    """NotSwitched gives actions the time of a switch, with alerts or alone, and more to show it."""
+    policy = config.Policy()
+    evaluation = looks(profile)[2]
+    pending = math.ceil(alert_for(profile, "MainDown") / evaluation) * evaluation
+    told = pending + group_wait(profile) + LONGEST_PROBE
+    alone = policy.looks * (policy.every + LONGEST_PROBE)
+    shown = scrape_interval(profile, "zonerw-actions") + evaluation
+    assert alert_for(profile, "NotSwitched") > max(told, alone) + LONGEST_RELOAD + shown
+
+
+@profile
+def test_a_nameserver_is_asked_several_times_before_it_is_said_to_be_behind(profile: str) -> None:
+    """Zones are looked at less often than servers; the looks before a switch say nothing of it."""
+    interval = scrape_interval(profile, "zonerw-zones")
+    assert alert_for(profile, "ZonePointsElsewhere") >= 4 * interval
+
+
+@profile
+def test_a_restart_of_prometheus_is_over_before_actions_is_said_to_be_alone(profile: str) -> None:
+    """Until all servers are watched again, nothing is known of any of them."""
+    interval, _, evaluation = looks(profile)
+    watched = math.ceil(alert_for(profile, "ServerWatched") / evaluation) * evaluation
+    assert alert_for(profile, "RunningAlone") >= 2 * (interval + evaluation + watched)
+
+
+@profile
+def test_each_alert_tells_in_words_whom_it_is_about(profile: str) -> None:
+    """Every alert has a severity, a summary and a description; both name what its labels say."""
     for rule in rules(profile):
+        assert set(rule["annotations"]) == {"summary", "description"}
         assert rule["labels"]["severity"] in ("critical", "warning", "none")
-        assert "{{ $labels.server }}" in rule["annotations"]["summary"]
-        assert "{{ $labels.server }}" in rule["annotations"]["description"]
+        for text in rule["annotations"].values():
+            assert set(re.findall(r"\{\{ \$labels\.(\w+) \}\}", text)) == labels(rule)
+
+
+@profile
+def test_alerts_keep_no_label_of_a_scrape(profile: str) -> None:
+    """However many look, from wherever: one alert for each server, or name server and zone."""
+    assert {rule["alert"]: labels(rule) for rule in rules(profile)} == {
+        "MainDown": {"server"},
+        "BackupDown": {"server"},
+        "ServerWatched": {"server"},
+        "ActionsUnreachable": set(),
+        "AlertmanagerUnreachable": set(),
+        "RunningAlone": set(),
+        "Blind": set(),
+        "PinnedServerDown": {"server"},
+        "NotSwitched": {"server"},
+        "ZonePointsElsewhere": {"zone", "nameserver", "server"},
+        "Flapping": set(),
+        "NeverSeenUp": {"server"},
+    }
+
+
+@profile
+def test_rules_ask_for_jobs_that_there_are(profile: str) -> None:
+    """An alert about a job of another name would never fire."""
+    settings = yaml.safe_load((PROFILES[profile] / "prometheus.yml").read_text())
+    asked = {job for rule in rules(profile) for job in re.findall(r'job="(.*?)"', rule["expr"])}
+    assert asked
+    assert asked <= {job["job_name"] for job in settings["scrape_configs"]}
 
 
 @profile
@@ -142,6 +195,18 @@ def looks(profile: str) -> tuple[float, float, float]:
     )
 
 
+def scrape_interval(profile: str, job: str) -> float:
+    settings = yaml.safe_load((PROFILES[profile] / "prometheus.yml").read_text())
+    (one,) = [j for j in settings["scrape_configs"] if j["job_name"] == job]
+    return seconds(one["scrape_interval"])
+
+
+def group_wait(profile: str) -> float:
+    routes = yaml.safe_load(ALERTMANAGER[profile].read_text())["route"]["routes"]
+    (route,) = [r for r in routes if r["receiver"] == "actions"]
+    return seconds(route["group_wait"])
+
+
 def rules(profile: str) -> list[dict[str, Any]]:
     (group,) = yaml.safe_load((PROFILES[profile] / "rules.yml").read_text())["groups"]
     assert "interval" not in group  # the evaluation interval holds for it
@@ -152,3 +217,10 @@ def rules(profile: str) -> list[dict[str, Any]]:
 def alert_for(profile: str, alert: str) -> float:
     (rule,) = [r for r in rules(profile) if r["alert"] == alert]
     return seconds(rule["for"])
+
+
+def labels(rule: dict[str, Any]) -> set[str]:
+    """The labels that its expression leaves to an alert: those it aggregates by, first of all."""
+    match = re.match(r"(?:max|min|sum)(?: by \((.*?)\) )?\(", rule["expr"])
+    assert match, rule["expr"]
+    return set(match[1].split(", ")) if match[1] else set()

@@ -2,15 +2,29 @@
 
 import re
 import subprocess
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from prometheus_client import generate_latest
+from witnesses import of
 
+from actions.decide import Decision
+from actions.judge import Judgement
 from actions.metrics import Metrics
 from exporter import config as configuration
 
 GOLDEN = Path(__file__).parent / "golden" / "actions.txt"
+
+
+JUDGEMENT = Judgement(
+    of(main="firing down", backup="unknown unclear"),
+    serving="main",
+    blind=None,
+    missing=None,
+    looking=True,
+    decision=Decision("main", None, ""),
+)
 
 
 def page(metrics: Metrics) -> str:
@@ -25,7 +39,9 @@ def lively() -> Metrics:
     metrics = Metrics(configuration.read(Path("examples/zonerw.toml")))
     metrics.meant("main", datetime(2026, 11, 22, tzinfo=UTC))
     metrics.meant("backup", datetime(2026, 11, 22, 3, tzinfo=UTC))
-    metrics.switched("main", "backup", "webhook")
+    metrics.switched("main", "backup", "down")
+    metrics.judged(JUDGEMENT)
+    metrics.pinned(datetime(2026, 11, 23, tzinfo=UTC))
     metrics.converges.labels("webhook").inc()
     metrics.failures.labels("reload").inc()
     metrics.step_seconds.labels("write").observe(0.02)
@@ -64,6 +80,7 @@ def test_known_series_are_there_from_the_start() -> None:
     for series in (
         'zonerw_converges_total{trigger="webhook"} 0.0',
         'zonerw_converge_failures_total{step="verify"} 0.0',
+        'zonerw_switches_total{cause="handback",from="backup",to="main"} 0.0',
         'zonerw_notifies_total{nameserver="ns3"} 0.0',
         'zonerw_notify_failures_total{nameserver="ns2"} 0.0',
         'zonerw_propagation_seconds_count{nameserver="ns2"} 0.0',
@@ -71,5 +88,26 @@ def test_known_series_are_there_from_the_start() -> None:
     ):
         assert series in text
     assert "zonerw_intended_server{" not in text
-    assert "zonerw_alertmanager_up 0" not in text
-    assert "zonerw_alertmanager_last_answer_timestamp_seconds 0" not in text
+    for name in ("alertmanager_up", "blind", "alone", "pinned", "witness", "server_seen_up"):
+        assert not re.search(rf"(?m)^zonerw_{name}[ {{]", text)
+
+
+def test_a_pin_that_is_gone_has_no_expiry() -> None:
+    """What is not there is absent, never 0."""
+    metrics = lively()
+    metrics.pinned(None)
+    text = page(metrics)
+    assert "zonerw_pinned 0.0" in text
+    assert "zonerw_pin_expiry_timestamp_seconds" not in text
+    metrics.pinned(datetime(2026, 11, 24, tzinfo=UTC))
+    assert "zonerw_pin_expiry_timestamp_seconds 1.79" in page(metrics)
+
+
+def test_alone_is_who_has_no_alert_of_anybody() -> None:
+    """One server's alert is enough to be not alone; blind has its reason."""
+    metrics = lively()
+    assert "zonerw_alone 0.0" in page(metrics)
+    said = of(main="unknown down", backup="unknown up")
+    metrics.judged(replace(JUDGEMENT, testimonies=said, blind="no reference answers"))
+    assert "zonerw_alone 1.0\n" in page(metrics)
+    assert "zonerw_blind 1.0\n" in page(metrics)

@@ -3,15 +3,17 @@
 import multiprocessing
 import os
 import threading
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from multiprocessing.synchronize import Event
 from pathlib import Path
 
 import pytest
 
-from actions.state import Meant, State, StateError
+from actions.state import Meant, Pin, State, StateError
 
 MEANT = Meant(server="backup", since=datetime(2026, 11, 22, tzinfo=UTC), why="w", by="webhook")
+PIN = Pin(server="main", until=datetime(2026, 11, 23, tzinfo=UTC), reason="disks", by="alice")
+SWITCH = MEANT.model_copy(update={"before": "main", "cause": "down"})
 
 
 @pytest.fixture
@@ -27,6 +29,9 @@ def test_a_new_folder_knows_nothing(state: State) -> None:
     assert state.meant() is None
     assert state.serials() == {}
     assert state.accepted() == {}
+    assert state.pin() is None
+    assert state.seen() == {}
+    assert state.history() == []
 
 
 def test_everything_is_found_again(state: State) -> None:
@@ -35,13 +40,18 @@ def test_everything_is_found_again(state: State) -> None:
     state.record({"example.org": 1, "example.net": 2})
     state.record({"example.org": 3})
     state.accept({"example.org": b"\xe9 as it is\r\n"})
+    state.put_pin(PIN)
+    state.put_seen({"main": "x", "backup": "y"})
+    state.put_seen({"main": "z"})
     again = State(state.folder)
+    assert again.pin() == PIN
+    assert again.seen() == {"main": "z"}
     assert again.meant() == MEANT
     assert again.serials() == {"example.org": 3, "example.net": 2}
     assert again.accepted() == {"example.org": b"\xe9 as it is\r\n"}
 
 
-@pytest.mark.parametrize("name", ["meant.json", "serials.json"])
+@pytest.mark.parametrize("name", ["meant.json", "serials.json", "pin.json", "seen.json"])
 @pytest.mark.parametrize(
     ("content", "said"),
     [
@@ -57,9 +67,79 @@ def test_a_damaged_file_is_an_error_that_names_it(
 ) -> None:
     """A damaged file is never taken for an empty one."""
     (state.folder / name).write_text(content)
-    read = {"meant.json": state.meant, "serials.json": state.serials}[name]
+    read = {
+        "meant.json": state.meant,
+        "serials.json": state.serials,
+        "pin.json": state.pin,
+        "seen.json": state.seen,
+    }[name]
     with pytest.raises(StateError, match=rf"{name}: {said}"):
         read()
+
+
+def test_a_pin_is_taken_away_or_replaced_be_it_damaged(state: State) -> None:
+    """A person's word overcomes it; there need not be one."""
+    state.unpin()
+    for overcome in (state.unpin, lambda: state.put_pin(PIN)):
+        (state.folder / "pin.json").write_text("{")
+        overcome()
+    assert state.pin() == PIN
+    state.unpin()
+    assert state.pin() is None
+
+
+def test_a_pin_without_a_time_zone_is_damaged(state: State) -> None:
+    """Nobody knows when it ends."""
+    state.put_pin(PIN)
+    path = state.folder / "pin.json"
+    path.write_text(path.read_text().replace("2026-11-23T00:00:00Z", "2026-11-23T00:00:00"))
+    with pytest.raises(StateError, match=r"pin\.json: is damaged"):
+        state.pin()
+
+
+def switches(count: int) -> list[Meant]:
+    """To and fro."""
+    days = (datetime(2026, 1, 1, tzinfo=UTC) + timedelta(hours=number) for number in range(count))
+    return [SWITCH.model_copy(update={"since": day}) for day in days]
+
+
+def test_the_history_holds_each_switch_once(state: State) -> None:
+    """A run that was killed between meant and history adds it the next time, no other one does."""
+    for switch in switches(3):
+        state.remember(switch)
+        state.remember(switch)
+    assert state.history() == switches(3)
+    assert (state.folder / "history.jsonl").read_text().count("\n") == 3
+
+
+def test_the_history_is_bounded(state: State, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The oldest switches go."""
+    monkeypatch.setattr("actions.state._HISTORY_LINES", 5)
+    for switch in switches(12):
+        state.remember(switch)
+    assert state.history() == switches(12)[-5:]
+
+
+@pytest.mark.parametrize("content", ["{", '{"version": 2}', "\n"])
+def test_a_damaged_history_is_put_aside(state: State, content: str) -> None:
+    """It is shown, and no switch waits for it."""
+    path = state.folder / "history.jsonl"
+    path.write_text(content)
+    with pytest.raises(StateError, match=r"history\.jsonl: is "):
+        state.history()
+    state.remember(SWITCH)
+    assert state.history() == [SWITCH]
+    assert (state.folder / "history.damaged").read_text() == content
+
+
+def test_a_history_that_cannot_be_written_is_lost(
+    state: State, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is said, and no switch waits for it."""
+    (state.folder / "history.jsonl").mkdir()
+    (state.folder / "history.damaged").write_text("")
+    state.remember(SWITCH)
+    assert caplog.messages == ["history put aside", "history can't be written"]
 
 
 def test_somebody_elses_folder_is_refused(state: State, monkeypatch: pytest.MonkeyPatch) -> None:

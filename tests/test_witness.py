@@ -1,8 +1,9 @@
-"""Who says that a server is down. The real Alertmanager is asked in the system tests."""
+"""What the alerts say of each server. The real Alertmanager is asked in the system tests."""
 
 import http.server
 import json
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,10 +12,11 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from actions import witness
-from actions.decide import Word
+from actions import payload, witness
+from actions.decide import Alert
+from actions.witness import Alerts, Heard
 from exporter import config as configuration
-from exporter.config import Alertmanager, Config, Server
+from exporter.config import Alertmanager, Config
 
 
 class Web:
@@ -57,11 +59,21 @@ def web() -> Iterator[Web]:
     web.stop()
 
 
-def config(alertmanager: str | None = None, **servers: Server) -> Config:
-    """The example's configuration with another Alertmanager, or none, and other servers."""
+def config(alertmanager: str | None = None) -> Config:
+    """The example's configuration with another Alertmanager, or none."""
     example = configuration.read(Path("examples/zonerw.toml"))
     url = Alertmanager.model_validate({"url": alertmanager}) if alertmanager else None
-    return replace(example, alertmanager=url, servers=servers or example.servers)
+    return replace(example, alertmanager=url)
+
+
+def ask(alertmanager: str | None, heard: Heard | None = None) -> Alerts:
+    """What the alerts say."""
+    return witness.alerts(config(alertmanager), heard or Heard())
+
+
+def states(alerts: Alerts) -> dict[str, str]:
+    """The same in a word for each server."""
+    return {server: alert.state for server, alert in alerts.by_server.items()}
 
 
 def alert(name: str, server: str, state: str = "active") -> dict[str, Any]:
@@ -70,28 +82,56 @@ def alert(name: str, server: str, state: str = "active") -> dict[str, Any]:
     return {"labels": labels, "status": {"state": state}, "fingerprint": "f"}
 
 
-def test_an_alert_says_that_its_server_is_down(web: Web) -> None:
-    """Servers without an alert are not down; the reason names the alert."""
-    web.answers = [(200, json.dumps([alert("MainDown", "main")]).encode())]
-    evidence = witness.ask(config(web.url))
-    assert evidence.missing is None
-    assert evidence.words == {
-        "main": Word(True, "MainDown is firing"),
-        "backup": Word(False, "no alert says that it is down"),
-    }
+WATCHED = [alert("ServerWatched", "main"), alert("ServerWatched", "backup")]
+
+
+def test_only_who_is_watched_is_quiet(web: Web) -> None:
+    """Firing, or quiet by positive evidence; the reason names the alert."""
+    web.answers = [(200, json.dumps([alert("MainDown", "main"), *WATCHED]).encode())]
+    assert ask(web.url) == Alerts(
+        {
+            "main": Alert("firing", "MainDown is firing"),
+            "backup": Alert("quiet", "no alert says that it is down"),
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    ("active", "expected"),
+    [
+        pytest.param([], {"main": "unknown", "backup": "unknown"}, id="nobody watches"),
+        pytest.param(WATCHED[:1], {"main": "quiet", "backup": "unknown"}, id="one is watched"),
+        pytest.param(WATCHED, {"main": "quiet", "backup": "quiet"}, id="both are"),
+        pytest.param(
+            [alert("MainDown", "main")], {"main": "firing", "backup": "unknown"}, id="firing alone"
+        ),
+        pytest.param(
+            [alert("MainDown", "main"), alert("BackupDown", "backup"), *WATCHED],
+            {"main": "firing", "backup": "firing"},
+            id="both down",
+        ),
+    ],
+)
+def test_an_alert_that_is_not_there_is_no_evidence_of_health(
+    web: Web, active: list[dict[str, Any]], expected: dict[str, str]
+) -> None:
+    """A dead exporter or Prometheus, or a restarted Alertmanager, says nothing of anybody."""
+    web.answers = [(200, json.dumps(active).encode())]
+    alerts = ask(web.url)
+    assert (states(alerts), alerts.missing) == (expected, None)
 
 
 def test_a_silenced_alert_counts(web: Web) -> None:
     """A silence mutes mail; so suppressed alerts are asked for, and believed."""
     web.answers = [(200, json.dumps([alert("MainDown", "main", "suppressed")]).encode())]
-    assert witness.ask(config(web.url + "/")).words["main"].down is True
+    assert states(ask(web.url + "/"))["main"] == "firing"
     asked = urlsplit(web.asked[0])
     assert asked.path == "/api/v2/alerts"
     assert parse_qs(asked.query) == {
         "active": ["true"],
         "silenced": ["true"],
         "inhibited": ["true"],
-        "filter": ['alertname=~"MainDown|BackupDown"'],
+        "filter": ['alertname=~"MainDown|BackupDown|ServerWatched"'],
     }
 
 
@@ -101,9 +141,10 @@ def test_alerts_that_say_nothing_of_a_server_of_ours_are_passed_over(web: Web) -
         alert("DiskFull", "main"),
         alert("MainDown", "x"),
         {"labels": {"alertname": "MainDown"}},
+        *WATCHED,
     ]
     web.answers = [(200, json.dumps(alerts).encode())]
-    assert [word.down for word in witness.ask(config(web.url)).words.values()] == [False, False]
+    assert states(ask(web.url)) == {"main": "quiet", "backup": "quiet"}
 
 
 @pytest.mark.parametrize(
@@ -119,51 +160,72 @@ def test_alerts_that_say_nothing_of_a_server_of_ours_are_passed_over(web: Web) -
 def test_an_answer_that_is_none_is_no_evidence_of_health(
     web: Web, answer: tuple[int, bytes], reason: str
 ) -> None:
-    """Every server is then unknown, never up."""
+    """Every server is then unknown, never quiet."""
     web.answers = [answer]
-    evidence = witness.ask(config(web.url))
-    assert evidence.missing == f"Alertmanager can't be asked: {reason}"
-    assert {word.down for word in evidence.words.values()} == {None}
+    alerts = ask(web.url)
+    assert alerts.missing == f"Alertmanager can't be asked: {reason}"
+    assert states(alerts) == {"main": "unknown", "backup": "unknown"}
 
 
 def test_a_dead_alertmanager_is_no_evidence_of_health() -> None:
     """A refused connection leaves every server unknown."""
     dead = Web()
     dead.stop()
-    evidence = witness.ask(config(dead.url))
-    assert evidence.missing == "Alertmanager can't be asked: connection failed"
-    assert {word.down for word in evidence.words.values()} == {None}
+    alerts = ask(dead.url)
+    assert alerts.missing == "Alertmanager can't be asked: connection failed"
+    assert states(alerts) == {"main": "unknown", "backup": "unknown"}
 
 
-def server(web: Web) -> Server:
-    """A server whose check goes to this web server."""
-    return Server.model_validate(
-        {"addresses": ["127.0.0.1"], "checks": {"web": {"url": f"{web.url}/index.html"}}}
-    )
+def test_without_alertmanager_nothing_is_known_by_alerts() -> None:
+    """And nothing is missing: it is meant so."""
+    alerts = ask(None)
+    assert (states(alerts), alerts.missing) == ({"main": "unknown", "backup": "unknown"}, None)
 
 
-def test_without_alertmanager_so_many_looks_must_agree(web: Web) -> None:
-    """Main is up in three looks; nobody looks further."""
-    evidence = witness.ask(config(main=server(web), backup=server(web)))
-    assert evidence.words == {"main": Word(False, "up in 3 looks")}
-    assert len(web.asked) == 3
+# --- heard by webhook -------------------------------------------------------------------------
 
 
-def test_a_server_that_is_down_in_every_look_is_down() -> None:
-    """The next one is looked at too, and the reason is kept."""
-    dead, alive = Web(), Web()
-    dead.stop()
-    words = witness.ask(config(main=server(dead), backup=server(alive))).words
-    alive.stop()
-    assert words == {
-        "main": Word(True, "down in 3 looks (web: connection refused)"),
-        "backup": Word(False, "up in 3 looks"),
-    }
+def heard(*alerts: tuple[str, str, str]) -> Heard:
+    """Webhooks with these alerts: name, server, status."""
+    heard = Heard()
+    for name, server, status in alerts:
+        labels = {"alertname": name, "server": server}
+        heard.note([payload.Alert.model_validate({"status": status, "labels": labels})])
+    return heard
 
 
-@pytest.mark.parametrize("statuses", [[503, 200], [503, 503, 200], [200, 503], [200, 200, 503]])
-def test_looks_that_do_not_agree_say_nothing(web: Web, statuses: list[int]) -> None:
-    """One lost look is no evidence, and one good look in between is none either."""
-    web.answers = [(status, b"") for status in statuses]
-    words = witness.ask(config(main=server(web), backup=server(web))).words
-    assert words == {"main": Word(None, "3 looks do not agree")}
+@pytest.fixture
+def dead() -> str:
+    """The URL of an Alertmanager that is gone."""
+    web = Web()
+    web.stop()
+    return web.url
+
+
+def test_what_a_webhook_said_counts_where_alertmanager_is_gone(dead: str) -> None:
+    """Alert by alert, and only that a server is down: health takes asking."""
+    alerts = ask(dead, heard(("MainDown", "main", "firing"), ("BackupDown", "backup", "resolved")))
+    assert states(alerts) == {"main": "firing", "backup": "unknown"}
+    assert alerts.by_server["main"].why == "a webhook said that MainDown is firing"
+
+
+def test_what_was_taken_back_no_longer_counts(dead: str) -> None:
+    """Resolved says that nobody knows, not that the server is well."""
+    twice = heard(("MainDown", "main", "firing"), ("MainDown", "main", "resolved"))
+    assert states(ask(dead, twice))["main"] == "unknown"
+
+
+def test_what_was_heard_counts_for_a_minute(dead: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After that nobody knows."""
+    once = heard(("MainDown", "main", "firing"))
+    now = time.monotonic()
+    monkeypatch.setattr("actions.witness.time.monotonic", lambda: now + 59)
+    assert states(ask(dead, once))["main"] == "firing"
+    monkeypatch.setattr("actions.witness.time.monotonic", lambda: now + 61)
+    assert states(ask(dead, once))["main"] == "unknown"
+
+
+def test_what_a_webhook_said_is_nothing_where_alertmanager_can_be_asked(web: Web) -> None:
+    """Anybody can forge one, and a late one says how it was."""
+    web.answers = [(200, json.dumps(WATCHED).encode())]
+    assert states(ask(web.url, heard(("MainDown", "main", "firing"))))["main"] == "quiet"

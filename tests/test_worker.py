@@ -10,16 +10,20 @@ from pathlib import Path
 
 import pytest
 
-from actions.converge import Forced, Outcome, ZoneOutcome
+from actions.converge import Forced, Outcome, Word, ZoneOutcome
+from actions.decide import Decision
+from actions.judge import Judgement
 from actions.metrics import Trigger
 from actions.state import Meant, StateError
 from actions.worker import Worker
 
+JUDGEMENT = Judgement({}, "main", None, None, looking=False, decision=Decision("main", None, ""))
 OUTCOME = Outcome(
     Meant(server="main", since=datetime(2026, 11, 22, tzinfo=UTC), why="", by="start"),
+    pin=None,
+    judgement=JUDGEMENT,
     switched_from=None,
     zones={},
-    missing=None,
 )
 
 
@@ -27,13 +31,13 @@ class Runs:
     """Records the runs, and lets each one through a gate."""
 
     def __init__(self) -> None:
-        self.seen: list[tuple[Trigger, Forced | None]] = []
+        self.seen: list[tuple[Trigger, Word | None]] = []
         self.gate = threading.Event()
         self.entered = threading.Semaphore(0)
 
-    def __call__(self, trigger: Trigger, forced: Forced | None) -> Outcome:
+    def __call__(self, trigger: Trigger, word: Word | None) -> Outcome:
         """Run."""
-        self.seen.append((trigger, forced))
+        self.seen.append((trigger, word))
         self.entered.release()
         assert self.gate.wait(10)
         return OUTCOME
@@ -56,7 +60,7 @@ def test_the_first_run_is_the_start() -> None:
         assert runs.entered.acquire(timeout=5)
         assert not worker.has_run
         runs.gate.set()
-        assert worker.wake().result(5) is OUTCOME
+        assert worker.wake("webhook").result(5) is OUTCOME
         assert worker.has_run
     assert [trigger for trigger, _ in runs.seen] == ["start", "webhook"]
 
@@ -66,7 +70,7 @@ def test_wake_ups_that_find_one_waiting_share_it() -> None:
     runs = Runs()
     with running(Worker(runs, every=3600)) as worker:
         assert runs.entered.acquire(timeout=5)
-        futures = [worker.wake() for _ in range(100)]
+        futures = [worker.wake("webhook") for _ in range(100)]
         runs.gate.set()
         assert {future.result(5) is OUTCOME for future in futures} == {True}
     assert [trigger for trigger, _ in runs.seen] == ["start", "webhook"]
@@ -77,11 +81,22 @@ def test_a_wake_up_during_a_run_gets_a_run_of_its_own() -> None:
     runs = Runs()
     with running(Worker(runs, every=3600)) as worker:
         assert runs.entered.acquire(timeout=5)
-        first = worker.wake()
+        first = worker.wake("webhook")
         runs.gate.set()
         first.result(5)
-        worker.wake().result(5)
+        worker.wake("webhook").result(5)
     assert [trigger for trigger, _ in runs.seen] == ["start", "webhook", "webhook"]
+
+
+def test_a_look_and_a_webhook_share_a_wake_up() -> None:
+    """Whoever it was that came first: the run sees it all."""
+    runs = Runs()
+    with running(Worker(runs, every=3600)) as worker:
+        assert runs.entered.acquire(timeout=5)
+        futures = [worker.wake("look"), worker.wake("webhook")]
+        runs.gate.set()
+        assert [future.result(5) for future in futures] == [OUTCOME, OUTCOME]
+    assert [trigger for trigger, _ in runs.seen] == ["start", "look"]
 
 
 def test_requests_are_never_shared() -> None:
@@ -111,15 +126,15 @@ def test_a_run_that_fails_is_told_and_the_next_one_comes(
     """An error reaches who asked, and the thread lives on."""
     fail = [True]
 
-    def converge(_: Trigger, forced: Forced | None) -> Outcome:
-        if forced and fail.pop():
+    def converge(_: Trigger, word: Word | None) -> Outcome:
+        if word and fail.pop():
             raise RuntimeError("broken")
         return OUTCOME
 
     with running(Worker(converge, every=3600)) as worker:
         with pytest.raises(RuntimeError, match="broken"):
             worker.request(Forced()).result(5)
-        assert worker.wake().result(5) is OUTCOME
+        assert worker.wake("webhook").result(5) is OUTCOME
     assert "converge failed" in caplog.messages
 
 
@@ -133,12 +148,12 @@ def test_what_fails_is_logged_once_for_each_new_reason(caplog: pytest.LogCapture
         OUTCOME,
         *[replace(OUTCOME, zones=failed)] * 3,
         replace(OUTCOME, zones=failed | refused),
-        *[replace(OUTCOME, missing="nobody answers")] * 3,
+        *[replace(OUTCOME, judgement=replace(JUDGEMENT, missing="nobody answers"))] * 3,
         *[damaged] * 3,
         OUTCOME,
     ]
 
-    def converge(_: Trigger, _forced: Forced | None) -> Outcome:
+    def converge(_: Trigger, _word: Word | None) -> Outcome:
         end = ends.pop(0)
         if isinstance(end, StateError):
             raise end
@@ -155,11 +170,11 @@ def test_what_fails_is_logged_once_for_each_new_reason(caplog: pytest.LogCapture
     assert facts == [
         ("failed", "verify of example.org", "ns1 answers REFUSED"),
         ("source refused", None, "example.net.base:3: no"),
-        ("failed", "witness", "nobody answers"),
         ("no longer failing", "verify of example.org", None),
+        ("in doubt", "Alertmanager", "nobody answers"),
         ("failed", "state", "/s/meant.json: is damaged"),
         ("no longer failing", "state", None),
-        ("no longer failing", "witness", None),
+        ("no longer in doubt", "Alertmanager", None),
     ]
     assert all(record.exc_info is None for record in caplog.records)
 

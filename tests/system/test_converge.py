@@ -13,11 +13,13 @@ from pathlib import Path
 import pytest
 
 from actions import converge, files, nameserver
-from actions.converge import Around, Converger, Forced, Outcome
-from actions.decide import Word
+from actions.converge import Around, Converger, Forced, Outcome, Word
+from actions.decide import Alert, Look
+from actions.judge import Witnesses
+from actions.looks import Attention, Seen
 from actions.metrics import Metrics, Trigger
 from actions.state import State, StateError
-from actions.witness import Evidence
+from actions.witness import Alerts
 from actions.zone import serial_of
 from demo.stack import Stack, wait_for
 from exporter import config as configuration
@@ -38,22 +40,34 @@ class Program:
         self.down: dict[str, bool | None] = dict.fromkeys(self.config.servers, False)
         self.seen: dict[str, dict[str, int]] = {}
         self.missing: str | None = None
+        self.blind: str | None = None
         self.now = NOW
         self.told: dict[str, int] = {}  # what the followers were told, zone -> serial
         around = Around(
             secondaries=lambda _: self.seen,
             served=lambda soas: self.told.update({z: rdata.serial for z, rdata in soas.items()}),
-            ask=lambda _: Evidence(
-                {name: Word(down, str(down)) for name, down in self.down.items()}, self.missing
-            ),
+            witnesses=Witnesses(self.alerts, self.looks),
             now=lambda: self.now,
         )
         self.converger = Converger(self.config, self.metrics, around)
         self.converger.prepare()
 
-    def run(self, trigger: Trigger = "webhook", forced: Forced | None = None) -> Outcome:
+    def alerts(self) -> Alerts:
+        """What the alerts say: down, well, or None: nobody knows."""
+        states = {True: Alert("firing", "firing"), False: Alert("quiet", "quiet")}
+        unknown = Alert("unknown", "unknown")
+        return Alerts({n: states.get(d, unknown) for n, d in self.down.items()}, self.missing)
+
+    def looks(self, _: Attention) -> Seen:
+        """Our own looks say the same; nobody is probed where the alerts know nothing."""
+        states = {True: Look("down", "down"), False: Look("up", "up"), None: Look("unclear", "?")}
+        looks = {name: states[down] for name, down in self.down.items()}
+        met = frozenset(name for name, look in looks.items() if look.state == "up")
+        return Seen(looks, self.blind, met, looking=False)
+
+    def run(self, trigger: Trigger = "webhook", word: Word | None = None) -> Outcome:
         """Converge once."""
-        return self.converger.run(trigger, forced)
+        return self.converger.run(trigger, word)
 
     def written(self, outcome: Outcome) -> set[str]:
         """The zones that a run wrote."""
@@ -139,13 +153,13 @@ def test_main_down_and_back(program: Program, caplog: pytest.LogCaptureFixture) 
     assert {key: vars(switch)[key] for key in ("from", "to", "why", "by")} == {
         "from": "main",
         "to": "backup",
-        "why": "main: True; backup: False",
+        "why": "main: firing, down; backup: quiet, up",
         "by": "timer",
     }
     program.down["main"] = False
     program.run("timer")
     program.serves(dict.fromkeys(ZONES, (TODAY + 2, program.stack.main)))
-    switches = {"from": "main", "to": "backup", "cause": "timer"}
+    switches = {"from": "main", "to": "backup", "cause": "down"}
     assert program.metric("switches_total", **switches) == 1
     assert program.metric("intended_server", server="main") == 1
     assert program.metric("intended_server", server="backup") == 0
@@ -161,7 +175,7 @@ def test_what_is_meant_survives_a_restart_without_a_witness(program: Program) ->
     again = Program(program.stack)
     again.down, again.missing = dict.fromkeys(again.down), "nobody answers"
     outcome = again.run("start")
-    assert (outcome.meant, outcome.missing) == (meant, "nobody answers")
+    assert (outcome.meant, outcome.judgement.missing) == (meant, "nobody answers")
     assert again.written(outcome) == set()
 
 

@@ -6,19 +6,19 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
 
 from actions import converge, files, nameserver
-from actions.converge import Around, Converger, Forced, Outcome, Word
+from actions.converge import Around, Converger, Forced, Outcome, Unpin, Word
 from actions.decide import Alert, Look
 from actions.judge import Witnesses
 from actions.looks import Attention, Seen
 from actions.metrics import Metrics, Trigger
-from actions.state import State, StateError
+from actions.state import Pin, State, StateError
 from actions.witness import Alerts
 from actions.zone import serial_of
 from demo.stack import Stack, wait_for
@@ -177,6 +177,110 @@ def test_what_is_meant_survives_a_restart_without_a_witness(program: Program) ->
     outcome = again.run("start")
     assert (outcome.meant, outcome.judgement.missing) == (meant, "nobody answers")
     assert again.written(outcome) == set()
+
+
+def pin(until: datetime, server: str = "backup") -> Pin:
+    """A person's override."""
+    return Pin(server=server, until=until, reason="disks", by="alice")
+
+
+def test_a_pin_holds_until_it_expires(program: Program) -> None:
+    """Also in a new process; then all is as if there had been none."""
+    outcome = program.run("request", pin(NOW + timedelta(hours=1)))
+    assert (outcome.switched_from, outcome.pin) == ("main", pin(NOW + timedelta(hours=1)))
+    assert outcome.meant.model_dump(include={"server", "why", "by", "before", "cause"}) == {
+        "server": "backup", "why": "backup is pinned: disks", "by": "alice", "before": "main",
+        "cause": "pin",
+    }  # fmt: skip
+    program.serves(dict.fromkeys(ZONES, (TODAY + 1, program.stack.backup)))
+    assert program.metric("pinned") == 1
+    again = Program(program.stack)
+    again.now = NOW + timedelta(minutes=59)
+    assert again.run("timer").meant == outcome.meant
+    again.now = NOW + timedelta(minutes=60)
+    assert again.run("timer").meant.server == "main"
+    assert State(again.stack.layout.folder / "state").pin() is None
+    assert (again.metric("pinned"), again.metric("pin_expiry_timestamp_seconds")) == (0, None)
+
+
+def test_a_pin_is_taken_away(program: Program) -> None:
+    """By a person; the preferred server that is up is served again at once."""
+    program.run("request", pin(NOW + timedelta(hours=1)))
+    outcome = program.run("request", Unpin())
+    assert (outcome.meant.server, outcome.meant.cause, outcome.pin) == ("main", "handback", None)
+
+
+def test_another_programs_pin_is_heard_of_by_the_next_run(program: Program) -> None:
+    """The timer's run does not go by what it knew."""
+    State(program.stack.layout.folder / "state").put_pin(pin(NOW + timedelta(hours=1)))
+    assert program.run("timer").meant.server == "backup"
+    State(program.stack.layout.folder / "state").unpin()
+    assert program.run("look").meant.server == "main"
+
+
+@pytest.mark.parametrize("name", ["pin.json", "meant.json", "seen.json"])
+def test_a_damaged_file_holds_things_as_they_are(program: Program, name: str) -> None:
+    """It is not "no pin"; a person's word, or the file taken away, is what heals it."""
+    program.run("request", pin(NOW + timedelta(hours=1)))
+    path = program.stack.layout.folder / "state" / name
+    path.write_text("{")
+    for trigger in ("timer", "webhook", "start"):
+        with pytest.raises(StateError, match=f"{name}: is damaged"):
+            program.run(trigger)
+    program.serves(dict.fromkeys(ZONES, (TODAY + 1, program.stack.backup)))
+    assert program.metric("converge_failures_total", step="state") == 3
+    if name == "pin.json":
+        assert program.run("request", Unpin()).meant.server == "main"
+    else:
+        path.unlink()
+        assert program.run("timer").meant.server == "backup"
+
+
+def test_blind_nothing_moves(program: Program) -> None:
+    """Whatever else is said."""
+    program.down["main"], program.blind = True, "no reference answers"
+    assert program.run().meant.server == "main"
+    program.blind = None
+    assert program.run().meant.server == "backup"
+
+
+def test_every_switch_is_in_the_history_once(program: Program) -> None:
+    """Also one whose run was killed before it got there."""
+    state = State(program.stack.layout.folder / "state")
+    assert state.history() == []
+    program.down["main"] = True
+    over = program.run().meant
+    (state.folder / "history.jsonl").unlink()
+    again = Program(program.stack)
+    again.down = program.down
+    again.run("start")
+    assert state.history() == [over]
+    program.down["main"] = False
+    back = program.run().meant
+    program.run()
+    assert state.history() == [over, back]
+    assert [(its.before, its.server, its.cause) for its in state.history()] == [
+        ("main", "backup", "down"), ("backup", "main", "handback"),
+    ]  # fmt: skip
+
+
+def test_who_was_seen_up_is_known_after_a_restart(program: Program) -> None:
+    """So that a restart in the middle of an outage can vote it down."""
+    again = Program(program.stack)
+    again.down["main"] = True
+    assert again.run("start").meant.server == "backup"
+
+
+def test_a_server_that_was_down_from_the_first_day_is_not_left(stack: Stack) -> None:
+    """Its check is wrong, or nobody has ever seen it: people are not sent elsewhere by that."""
+    program = Program(stack)
+    program.down["main"] = True
+    assert program.run("start").meant.server == "main"
+    assert program.run("look").meant.server == "main"
+    program.down["main"] = False
+    program.run("look")
+    program.down["main"] = True
+    assert program.run("look").meant.server == "backup"
 
 
 def test_a_forced_rewrite_moves_every_serial_by_one(program: Program) -> None:

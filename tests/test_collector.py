@@ -286,6 +286,20 @@ def test_a_source_is_parsed_again_when_its_file_is_another(tmp_path: Path) -> No
     assert name() == "smtp.example.org."
 
 
+def test_what_was_parsed_is_kept_from_scrape_to_scrape(tmp_path: Path, start_nsd: StartNsd) -> None:
+    """A source that seems the same is not parsed again: here it isn't, and nobody notices."""
+    nsd = start_nsd({}, serving(tmp_path, "zone", "www A 192.0.2.1\nftp A 192.0.2.2\n"))
+    config = config_of(tmp_path, {"main": 80, "backup": 80}, {"ns1": nsd})
+    last_seen = LastSeen()
+    path = write_source(config, "www A @IP@\n")
+    before = path.stat()
+    for _ in range(2):
+        seen = collect(config, last_seen, ["zones"], 5)
+        assert samples(seen, "zonerw_zone_points_to").keys() == {("example.org", "ns1", "main")}
+        write_source(config, "ftp A @IP@\n")
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
 def test_sources_that_there_was_no_time_for_wait_for_the_next_scrape(tmp_path: Path) -> None:
     """What was parsed is known in no time, the others are absent until then."""
     config = config_of(tmp_path, {"main": 80})

@@ -23,6 +23,18 @@ class Verdict:
     why: str = ""
 
 
+@dataclass(frozen=True)
+class Standing:
+    """How a source stands to what was accepted of it, if anything was.
+
+    `why`: whether a pending one was "edited" or is "new"; what is wrong with a broken one, a line
+    for each fault.
+    """
+
+    state: Literal["accepted", "pending", "broken", "gone"]
+    why: str = ""
+
+
 def accept(config: Config, state: State, names: tuple[str, ...]) -> Mapping[str, Verdict]:
     """Accept the named zones' sources, or all there are.
 
@@ -59,12 +71,50 @@ def accept(config: Config, state: State, names: tuple[str, ...]) -> Mapping[str,
     return verdicts
 
 
+def standings(config: Config, accepted: Mapping[str, bytes]) -> Mapping[str, Standing]:
+    """How each source stands to what was accepted; changes nothing.
+
+    OSError where the folder can't be read. What is as it was accepted is not checked again.
+    """
+    folder = config.zones.sources
+    found = zonefile.find(folder)
+    stand = {name: Standing("gone") for name in accepted.keys() - found.paths.keys()}
+    for file, why in found.refused.items():
+        stand[file.removesuffix(zonefile.SUFFIX)] = Standing("broken", f"{folder / file}: {why}")
+    for name, path in found.paths.items():
+        stand[name] = _standing(config, name, path, accepted.get(name))
+    return dict(sorted(stand.items()))
+
+
+def _standing(config: Config, name: str, path: Path, accepted: bytes | None) -> Standing:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        return Standing("broken", _unreadable(path, error))
+    if content == accepted:
+        return Standing("accepted")
+    if faults := _faults(config, name, path, content):
+        return Standing("broken", faults)
+    return Standing("pending", "new" if accepted is None else "edited")
+
+
 def _read(config: Config, name: str, path: Path) -> bytes | Verdict:
     """Read a source and check it: its content, or why it is refused."""
     try:
         content = path.read_bytes()
     except OSError as error:
-        return Verdict("refused", f"{path}: can't be read: {error.strerror}")
+        return Verdict("refused", _unreadable(path, error))
+    if faults := _faults(config, name, path, content):
+        return Verdict("refused", faults)
+    return content
+
+
+def _unreadable(path: Path, error: OSError) -> str:
+    return f"{path}: can't be read: {error.strerror}"
+
+
+def _faults(config: Config, name: str, path: Path, content: bytes) -> str | None:
+    """What is wrong with a source, a line for each fault; None where nothing is."""
     try:
         source = zonefile.parse(name, content, config.servers)
         for rendering in zone.accept(source, config.servers).values():
@@ -73,8 +123,8 @@ def _read(config: Config, name: str, path: Path) -> bytes | Verdict:
         faults = (
             f"{path}:{fault}" if fault.line else f"{path}: {fault.text}" for fault in refused.faults
         )
-        return Verdict("refused", "\n".join(faults))
-    return content
+        return "\n".join(faults)
+    return None
 
 
 def _missing(config: Config, state: State, name: str, *, named: bool, known: bool) -> Verdict:

@@ -93,6 +93,18 @@ class Outcome:
         return any(outcome.failed not in (None, "accept") for outcome in self.zones.values())
 
 
+@dataclass(frozen=True)
+class Latest:
+    """How the last run ended, and when; `outcome` is the last one that there was.
+
+    `error`: why the run came to none.
+    """
+
+    outcome: Outcome | None = None
+    error: StateError | None = None
+    ended: datetime | None = None
+
+
 Answers = Mapping[str, soa.Serial | soa.NoSerial]  # by zone
 Serials = Mapping[str, Mapping[str, int]]  # nameserver -> zone -> serial
 
@@ -112,13 +124,14 @@ class Around:
 
 
 class Converger:
-    """Runs converge, and remembers how the last run ended."""
+    """Runs converge, and remembers how the last run ended: `latest`, for whoever shows it."""
 
     def __init__(self, config: Config, metrics: Metrics, around: Around) -> None:
         self._config = config
         self._metrics = metrics
         self._around = around
         self._state = State(config.actions.state)
+        self.latest = Latest()
         self._last: Outcome | None = None  # the last run's, while it can be trusted
         self._trusted_until = 0.0
         self._unserved: frozenset[str] = frozenset()  # by the primary, at the end of the last run
@@ -134,9 +147,11 @@ class Converger:
         try:
             with self._state.locked():
                 outcome = self._run(trigger, word, last)
-        except StateError:
+        except StateError as error:
             self._metrics.failures.labels("state").inc()
+            self.latest = Latest(self.latest.outcome, error, self._around.now())
             raise
+        self.latest = Latest(outcome, None, self._around.now())
         if not (outcome.failed or outcome.refused):
             self._last = _unchanged(outcome)
         self._unserved = frozenset(n for n, z in outcome.zones.items() if z.failed == "verify")

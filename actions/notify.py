@@ -219,7 +219,7 @@ class Follower:
                 newest = self._wanted.get(zone)  # it may have moved meanwhile
                 if newest is None:
                     continue  # retired meanwhile
-                stands = _stands(answer, newest.serial)
+                stands = standing(answer, newest.serial)
                 if isinstance(stands, Serves):
                     self._arrived(zone, stands.serial)
                     continue
@@ -314,8 +314,8 @@ class _Pace:
 _NOT_LOADED = "SERVFAIL"  # what a secondary says of a new zone before its first transfer
 
 
-def _stands(answer: soa.Serial | soa.NoSerial, wanted: int) -> Serves | Behind:
-    """How a secondary stands by its answer (RFC 1982)."""
+def standing(answer: soa.Serial | soa.NoSerial, wanted: int) -> Serves | Behind:
+    """How a secondary stands by its answer, as to the serial that it should have (RFC 1982)."""
     if isinstance(answer, soa.NoSerial):
         return Behind(None, answer.reason, coming=answer.reason == _NOT_LOADED)
     if answer.serial == wanted:

@@ -92,17 +92,15 @@ def far_away() -> Iterator[Far]:
 def _namespace() -> Iterator[int]:
     """Yield the id of a process in a network namespace of its own; it ends with its input."""
     with subprocess.Popen(
-        _command("unshare", "--net", "cat"),
+        _command("unshare", "--net", "sh", "-c", "echo there; exec cat"),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         start_new_session=True,  # Ctrl-C is for us: we stop what runs there first
     ) as holder:
-        assert holder.stdin
         assert holder.stdout
         assert holder.stderr
-        os.write(holder.stdin.fileno(), b"\n")
-        if not holder.stdout.read(1):  # cat says it again once it is there
+        if not holder.stdout.readline():
             _give_up(holder.stderr.read().decode())
         yield holder.pid
 

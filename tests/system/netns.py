@@ -1,7 +1,7 @@
 """A machine far away, and the line to it, which can be cut: a network namespace, a pair of veth.
 
 It takes root. The kernel removes the namespace when the last process in it has ended, and both
-ends of the line with it; the process that holds it ends with us, however we end.
+ends of the line with it. All that run there end with us, however we end.
 """
 
 import ipaddress
@@ -50,10 +50,11 @@ class Far:
         root.mkdir()
         (root / "index.html").write_text("welcome")
         where = ("--bind", self.address, "--directory", str(root), str(port))
+        with_us = ("setpriv", "--pdeathsig", "KILL")
         part = Part(
             name=name,
             title=f"{name}, far away",
-            argv=self._there(sys.executable, "-m", "http.server", *where),
+            argv=self._there(*with_us, sys.executable, "-m", "http.server", *where),
             log=folder / f"{name}.log",
             environment=os.environ,
             ready=lambda: bool(self._run("ss", "-Hltn", f"sport = :{port}")),

@@ -16,7 +16,15 @@ from demo.stack import http, wait_for
 # Whoever asks in vain for a hardware address hears "no route" after 3 s: longer than that.
 SILENCE = 4.0
 
-HOLD = "from netns import far_away\nwith far_away() as far: print(far.interface); input()\n"
+HOLD = """\
+import sys
+from pathlib import Path
+from netns import far_away
+with far_away() as far:
+    far.web("web", 80, Path(sys.argv[1]))
+    print(far.interface)
+    input()
+"""
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(__file__).parent), "LC_ALL": "C"}
 
 
@@ -63,10 +71,10 @@ def test_a_line_is_gone_when_its_block_is_left() -> None:
     wait_for(lambda: not is_there(far.interface), 10, "the line to be gone")
 
 
-def test_a_line_is_gone_when_its_program_is_killed() -> None:
-    """SIGKILL leaves nothing to whoever comes next."""
+def test_a_line_is_gone_when_its_program_is_killed(tmp_path: Path) -> None:
+    """SIGKILL leaves nothing, with a web server far away neither."""
     with subprocess.Popen(
-        [sys.executable, "-u", "-c", HOLD],
+        [sys.executable, "-u", "-c", HOLD, str(tmp_path)],
         env=ENVIRONMENT,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

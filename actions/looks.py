@@ -14,9 +14,9 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from actions.decide import Alert, Look
+from actions.decide import Alert, AlertState, Look
 from exporter import probes
 from exporter.config import Config, Server
 
@@ -39,10 +39,14 @@ class Round:
 
 @dataclass(frozen=True)
 class Attention:
-    """Whom to look at; `eager`: quickly, as long as the looks are unclear."""
+    """Whom to look at; `eager`: quickly, until the looks are clear, and anew with each other alert.
+
+    `alerts` are the servers' by which this was decided.
+    """
 
     servers: tuple[str, ...]
     eager: bool
+    alerts: tuple[AlertState, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -65,10 +69,10 @@ def attention(alerts: Mapping[str, Alert], serving: str, never_seen: Collection[
     an alert is known: it is a second witness. Alone, three looks in a second are no evidence.
     """
     preferred = next(iter(alerts))
-    states = {alert.state for alert in alerts.values()}
-    if states == {"quiet"} and serving == preferred:
+    states = tuple(alert.state for alert in alerts.values())
+    if set(states) == {"quiet"} and serving == preferred:
         return Attention(tuple(server for server in alerts if server in never_seen), eager=False)
-    return Attention(tuple(alerts), eager=states != {"unknown"})
+    return Attention(tuple(alerts), eager=set(states) != {"unknown"}, alerts=states)
 
 
 class Memory:
@@ -201,30 +205,31 @@ class Looker:
             return self._seen()
 
     def _seen(self) -> Seen:
-        return self._memory.seen(self._attended, self._config.servers)
+        seen = self._memory.seen(self._attended, self._config.servers)
+        return replace(seen, looking=seen.looking or (self._fresh and self._attended.eager))
 
     def _run(self) -> None:
-        while (attended := self._next()) is not None:
+        while (count := self._wait()) is not None:
             try:
-                self._look(attended)
+                self._look(count)
             except Exception:  # whatever it was: without looks nothing is ever decided
                 log.exception("looking failed")
 
-    def _next(self) -> Attention | None:
-        """Wait until somebody is to be looked at (again)."""
+    def _wait(self) -> int | None:
+        """Wait until somebody is to be looked at (again), and say how often; None at the end."""
         with self._news:
             pause = _QUICK_SECONDS if self._seen().looking else self._config.policy.every
             self._news.wait_for(lambda: self._fresh or self._stopping, pause)
             self._news.wait_for(lambda: self._attended.servers or self._stopping)
-            self._fresh = False
-            return None if self._stopping else self._attended
+            count = self._config.policy.looks if self._seen().looking else 1
+            return None if self._stopping else count
 
-    def _look(self, attended: Attention) -> None:
+    def _look(self, count: int) -> None:
         with self._news:
-            quick = self._seen().looking
-        rounds = take(self._config, attended.servers, self._config.policy.looks if quick else 1)
-        with self._news:
+            attended, self._fresh = self._attended, False
             before = self._seen()
+        rounds = take(self._config, attended.servers, count)
+        with self._news:
             for seen in rounds:
                 self._memory.note(seen)
             self._memory.keep(self._attended.servers)  # it may have changed meanwhile

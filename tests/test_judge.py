@@ -51,7 +51,7 @@ def test_both_are_asked_and_the_decision_follows() -> None:
     """Who was looked at, who said what, and why."""
     world = World("firing down")
     judgement = world.judge()
-    assert world.attended == Attention(("main", "backup"), eager=True)
+    assert world.attended == Attention(("main", "backup"), True, ("firing", "quiet"))
     assert judgement.decision.server == "backup"
     assert judgement.decision.why == ("main: alert firing, look down; backup: alert quiet, look up")
     assert (judgement.serving, judgement.looking, judgement.alone) == ("main", True, False)

@@ -125,7 +125,8 @@ def test_who_is_no_longer_looked_at_is_forgotten() -> None:
 def test_attention(main: str, backup: str, serving: str, attended: Attention) -> None:
     """Who is looked at."""
     alerts = {"main": ALERTS[main], "backup": ALERTS[backup]}
-    assert looks.attention(alerts, serving, ()) == attended
+    states = (main, backup) if attended.servers else ()
+    assert looks.attention(alerts, serving, ()) == replace(attended, alerts=states)
 
 
 def test_who_was_never_seen_up_is_looked_at_while_all_is_quiet() -> None:
@@ -267,6 +268,20 @@ def test_eager_it_looks_quickly_until_it_is_clear_and_then_seldom(
     assert (states(its), its.looking) == ({"main": "up", "backup": "up"}, False)
     assert not changes.acquire(timeout=0.6)  # two more looks would have been there
     assert machine.count(MAIN) == 3
+
+
+def test_another_alert_has_everybody_looked_at_anew(machine: Machine, start: Start) -> None:
+    """Main's alert is over: what the looks said before it, an hour ago perhaps, is not enough."""
+    looker, changes = start(3600.0)
+    firing, quiet = (replace(BOTH, alerts=(state, "quiet")) for state in ("firing", "quiet"))
+    machine.down = {MAIN}
+    looker.attend(firing)
+    assert changes.acquire(timeout=10)
+    assert states(looker.attend(firing))["main"] == "down"
+    machine.down = set()
+    assert looker.attend(quiet).looking
+    assert changes.acquire(timeout=10)
+    assert states(looker.attend(quiet))["main"] == "up"
 
 
 def test_not_eager_it_looks_every_so_often(machine: Machine, start: Start) -> None:

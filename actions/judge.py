@@ -48,7 +48,7 @@ class Judgement:
     @property
     def doubts(self) -> Mapping[str, str]:
         """What keeps us from deciding, or from deciding well: whom or what it is about -> why."""
-        doubts = {"Alertmanager": self.missing, "our own line": self.blind}
+        doubts = {"alerts": self.missing, "our own line": self.blind}
         doubts |= {server: its.doubt for server, its in self.testimonies.items()}
         return {what: why for what, why in doubts.items() if why is not None}
 

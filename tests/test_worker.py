@@ -171,10 +171,10 @@ def test_what_fails_is_logged_once_for_each_new_reason(caplog: pytest.LogCapture
         ("failed", "verify of example.org", "ns1 answers REFUSED"),
         ("source refused", None, "example.net.base:3: no"),
         ("no longer failing", "verify of example.org", None),
-        ("in doubt", "Alertmanager", "nobody answers"),
+        ("in doubt", "alerts", "nobody answers"),
         ("failed", "state", "/s/meant.json: is damaged"),
         ("no longer failing", "state", None),
-        ("no longer in doubt", "Alertmanager", None),
+        ("no longer in doubt", "alerts", None),
     ]
     assert all(record.exc_info is None for record in caplog.records)
 

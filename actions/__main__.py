@@ -14,7 +14,7 @@ from typing import NoReturn
 import uvicorn
 from dns.rdtypes.ANY.SOA import SOA
 
-from actions import auth, notify, witness
+from actions import auth, notify, view, witness
 from actions.app import Parts, create_app
 from actions.converge import Around, Converger, Outcome, Serials, Word
 from actions.judge import Witnesses
@@ -49,13 +49,17 @@ def wire(
         )
         for name, secondary in config.secondaries.items()
     ]
-    witnesses = Witnesses(lambda: witness.alerts(config, heard), looks)
-    converger = Converger(config, metrics, _around(followers, witnesses))
+    converger = Converger(config, metrics, _around(followers, witnesses(config, looks, heard)))
     converger.prepare()
     return converger, followers
 
 
-def _around(followers: Sequence[Follower], witnesses: Witnesses) -> Around:
+def witnesses(config: Config, looks: Callable[[Attention], Seen], heard: Heard) -> Witnesses:
+    """Whom to ask who is down."""
+    return Witnesses(lambda: witness.alerts(config, heard), looks)
+
+
+def _around(followers: Sequence[Follower], asked: Witnesses) -> Around:
     """Connect converge to the witnesses and to the followers: what they know, and are told."""
 
     def secondaries(zones: Collection[str]) -> Serials:
@@ -67,7 +71,7 @@ def _around(followers: Sequence[Follower], witnesses: Witnesses) -> Around:
         for follower in followers:
             follower.want(soas)
 
-    return Around(secondaries, served, witnesses)
+    return Around(secondaries, served, asked)
 
 
 def run(config: Config) -> int:
@@ -98,7 +102,15 @@ def run(config: Config) -> int:
         follower.start()
     worker.start()
     looker.start()
-    app = create_app(Parts(config, metrics, worker, followers, heard), tokens)
+    parts = Parts(
+        config,
+        metrics,
+        worker,
+        followers,
+        heard,
+        status=lambda: view.by_daemon(config, converger.latest, followers),
+    )
+    app = create_app(parts, tokens)
     server = uvicorn.Server(
         uvicorn.Config(
             app,

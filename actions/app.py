@@ -7,11 +7,11 @@ is the worker's.
 import asyncio
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse, PlainTextResponse
@@ -23,9 +23,10 @@ from starlette.types import ASGIApp
 from actions.auth import Gate, Tokens
 from actions.converge import Forced, Outcome, Unpin
 from actions.metrics import Metrics
-from actions.notify import Follower, Serves
+from actions.notify import Follower
 from actions.payload import Payload
 from actions.state import StateError
+from actions.status import Answer, Document, answer
 from actions.wish import PinWish, unknown_servers
 from actions.witness import DOWN_ALERTS, Heard
 from actions.worker import Worker
@@ -58,6 +59,7 @@ class Parts:
     worker: Worker
     followers: Sequence[Follower]
     heard: Heard
+    status: Callable[[], Document]
 
 
 def create_app(parts: Parts, tokens: Tokens) -> ASGIApp:
@@ -99,6 +101,10 @@ def create_app(parts: Parts, tokens: Tokens) -> ASGIApp:
     @app.delete("/pin")
     async def unpin() -> JSONResponse:
         return await _answer(worker.request(Unpin()), followers, requested=True)
+
+    @app.get("/status")
+    def status() -> JSONResponse:
+        return _json(parts.status())
 
     @app.get("/metrics")
     def metrics_page(request: Request) -> Response:
@@ -173,7 +179,7 @@ async def _answer(
         await asyncio.gather(
             *(asyncio.to_thread(follower.wait, deadline) for follower in followers)
         )
-    return JSONResponse(said(outcome, followers), _status(outcome, requested=requested))
+    return _json(_answered(outcome, followers), _status(outcome, requested=requested))
 
 
 def _status(outcome: Outcome, *, requested: bool) -> int:
@@ -184,40 +190,10 @@ def _status(outcome: Outcome, *, requested: bool) -> int:
     return 202 if outcome.judgement.looking and not requested else 200
 
 
-def said(outcome: Outcome, followers: Sequence[Follower]) -> Mapping[str, Any]:
-    """Put an outcome into the words of the interface."""
-    return {
-        "serving": outcome.meant.server,
-        "since": outcome.meant.since.isoformat(timespec="seconds"),
-        "why": outcome.meant.why,
-        "switched_from": outcome.switched_from,
-        "pin": {
-            "server": outcome.pin.server,
-            "until": outcome.pin.until.isoformat(timespec="seconds"),
-            "reason": outcome.pin.reason,
-            "by": outcome.pin.by,
-        }
-        if outcome.pin
-        else None,
-        "missing": outcome.judgement.missing,
-        "zones": {
-            name: {
-                "serial": its.serial,
-                "written": its.written,
-                "failed": its.failed,
-                "reason": its.reason,
-            }
-            for name, its in sorted(outcome.zones.items())
-        },
-        "secondaries": {
-            follower.name: {
-                name: {
-                    "serial": seen.serial,
-                    "serves": isinstance(seen, Serves),
-                    "reason": "" if isinstance(seen, Serves) else seen.reason,
-                }
-                for name, seen in sorted(follower.seen().items())
-            }
-            for follower in followers
-        },
-    }
+def _answered(outcome: Outcome, followers: Sequence[Follower]) -> Answer:
+    seen = {follower.name: follower.seen() for follower in followers}
+    return answer(outcome, seen, datetime.now(UTC))
+
+
+def _json(said: Answer | Document, status: int = 200) -> JSONResponse:
+    return JSONResponse(said.model_dump(mode="json", by_alias=True), status)

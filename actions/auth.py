@@ -61,6 +61,12 @@ def read_tokens(actions: Actions) -> Tokens:
     return Tokens({"webhook": webhook, "operator": operator})
 
 
+def read_operator_token(actions: Actions) -> str | None:
+    """Read the token that the operator's command shows; None where none is configured."""
+    path = actions.operator_token_file
+    return _read_token(path).decode("latin-1") if path else None
+
+
 def _read_token(path: Path) -> bytes:
     try:
         token = path.read_bytes().strip()

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -14,11 +15,11 @@ import typer
 from pydantic import ValidationError
 
 from actions import __main__ as daemon
-from actions import looks, notify
+from actions import auth, looks, notify, text, view
 from actions.converge import Forced, Outcome, Unpin, Word
 from actions.metrics import Metrics
 from actions.notify import Follower, Serves
-from actions.state import Pin, StateError
+from actions.state import State, StateError
 from actions.wish import PIN_FOR, PinWish, unknown_servers
 from actions.witness import Heard
 from demo import story
@@ -113,6 +114,25 @@ def unpin(config: ConfigOption = None) -> None:
 
 
 @cli.command()
+def status(
+    *,
+    json: Annotated[bool, typer.Option("--json", help="As JSON, for programs.")] = False,
+    serving: Annotated[
+        bool, typer.Option("--serving", help="Only the name of the server that serves.")
+    ] = False,
+    config: ConfigOption = None,
+) -> None:
+    """Say what it is doing, and why."""
+    if json and serving:
+        raise typer.BadParameter("expected --json or --serving, not both")
+    _exit(
+        lambda: (_serving if serving else partial(_status, json=json))(
+            configuration.read_or_exit(config)
+        )
+    )
+
+
+@cli.command()
 def demo() -> None:
     """Show the main job on loopback, from real parts."""
     _exit(story.run)
@@ -158,9 +178,7 @@ def _converge(config: Config, word: Word | None) -> int:
     notify.log.setLevel(logging.ERROR)  # what each secondary came to is shown at the end
     metrics = Metrics(config)
     try:
-        converger, followers = daemon.wire(
-            config, metrics, lambda attention: looks.at_once(config, attention), Heard()
-        )
+        converger, followers = daemon.wire(config, metrics, partial(looks.at_once, config), Heard())
     except (notify.KeyFileError, StateError) as error:
         typer.echo(error, err=True)
         return 2
@@ -172,9 +190,48 @@ def _converge(config: Config, word: Word | None) -> int:
     changed = any(its.written for its in outcome.zones.values())
     _follow(followers, _FOLLOW_SECONDS if changed else _FOLLOW_UNCHANGED_SECONDS)
     wrong = outcome.failed or outcome.refused
+    if isinstance(word, Unpin):
+        typer.echo("nothing is pinned")
     if changed or word or wrong or sys.stdout.isatty():
         _show(outcome, followers)
     return 1 if wrong else 0
+
+
+def _status(config: Config, *, json: bool) -> int:
+    try:
+        said = view.from_daemon(config, auth.read_operator_token(config.actions))
+        if isinstance(said, str):
+            witnesses = daemon.witnesses(config, partial(looks.at_once, config), Heard())
+            said = view.by_itself(config, witnesses, said)
+    except (auth.TokenFileError, StateError) as error:
+        typer.echo(error, err=True)
+        return 2
+    if json:
+        typer.echo(said.model_dump_json(by_alias=True, indent=1))
+        return 0
+    if said.daemon_missing:
+        typer.echo(f"{said.daemon_missing}; what follows was seen without it", err=True)
+    typer.echo(text.tell(said), nl=False)
+    return 0
+
+
+def _serving(config: Config) -> int:
+    """Say who serves, by what is put down alone."""
+    try:
+        view.readable(config)
+    except StateError as error:
+        typer.echo(error, err=True)
+        return 2
+    try:
+        meant = State(config.actions.state).meant()
+    except StateError as error:
+        typer.echo(error, err=True)
+        return 1
+    if meant is None:
+        typer.echo("nothing is put down yet: no run has ended", err=True)
+        return 1
+    typer.echo(meant.server)
+    return 0
 
 
 def _follow(followers: list[Follower], seconds: float) -> None:
@@ -191,11 +248,8 @@ def _show(outcome: Outcome, followers: list[Follower]) -> None:
     """Say what became of each zone, and at the end what is wrong."""
     meant, pin = outcome.meant, outcome.pin
     if pin:
-        typer.echo(f"{pin.server} is pinned until {pin.until:%Y-%m-%d %H:%M:%S} UTC")
-    typer.echo(
-        f"serving {meant.server} since {meant.since:%Y-%m-%d %H:%M:%S} UTC,"
-        f" because then {meant.why}"
-    )
+        typer.echo(f"{pin.server} is pinned until {text.utc(pin.until)}")
+    typer.echo(f"serving {meant.server} since {text.utc(meant.since)}, because then {meant.why}")
     for name, its in sorted(outcome.zones.items()):
         if its.serial is not None:
             typer.echo(f"{name} {its.serial} {'published' if its.written else 'unchanged'}")
@@ -212,15 +266,8 @@ def _show(outcome: Outcome, followers: list[Follower]) -> None:
         if its.reason:
             what = {None: "", "accept": "refused: "}.get(its.failed, f"{its.failed} failed: ")
             typer.echo(f"{name}: {what}{its.reason}", err=True)
-    if pin and (its_down := _looks_down(outcome, pin)):
-        typer.echo(f"{pin.server} is pinned, but looks down: {its_down}", err=True)
+    pinned = outcome.judgement.testimonies.get(pin.server) if pin else None
+    if pin and pinned and text.looks_down(pinned.alert, pinned.look):
+        typer.echo(f"{pin.server} is pinned, but looks down: {pinned}", err=True)
     for what, why in outcome.judgement.doubts.items():
         typer.echo(f"{what}: {why}", err=True)
-
-
-def _looks_down(outcome: Outcome, pin: Pin) -> str | None:
-    """What says that the pinned server is down; None where nothing does."""
-    its = outcome.judgement.testimonies.get(pin.server)
-    if its and (its.alert.state == "firing" or its.look.state == "down"):
-        return str(its)
-    return None

@@ -20,6 +20,7 @@ from actions.converge import Forced, Outcome, Unpin, Word, ZoneOutcome
 from actions.judge import Judgement
 from actions.metrics import Metrics, Trigger
 from actions.state import Meant, Pin, StateError
+from actions.status import Files, Moment, document
 from actions.witness import Heard
 from actions.worker import Worker
 from exporter import config as configuration
@@ -43,6 +44,7 @@ DONE = Outcome(
     switched_from=None,
     zones={"example.org": ZoneOutcome(serial=2026112200)},
 )
+NOON = datetime(2026, 11, 22, 12, tzinfo=UTC)
 MAIN_DOWN = {"status": "firing", "labels": {"alertname": "MainDown", "server": "main"}}
 
 
@@ -59,7 +61,13 @@ class Daemon:
         self.worker = Worker(self._converge, every=3600)
         tokens = Tokens({"webhook": WEBHOOK.encode(), "operator": OPERATOR.encode()})
         self.heard = Heard()
-        app = create_app(Parts(config, self.metrics, self.worker, [], self.heard), tokens)
+        self.status = document(
+            config,
+            Files(DONE.meant, None, {}, (), {}, {}, ()),
+            Moment(NOON, None, None, JUDGEMENT, DONE.zones, {}, {}),
+        )
+        parts = Parts(config, self.metrics, self.worker, [], self.heard, lambda: self.status)
+        app = create_app(parts, tokens)
         self._listening = socket.create_server(("127.0.0.1", 0))
         self.address = self._listening.getsockname()
         self.url = "http://{}:{}".format(*self.address)
@@ -328,14 +336,15 @@ def test_a_webhook_is_told_that_looks_are_under_way(daemon: Daemon) -> None:
 
 def test_a_person_can_pin_a_server(daemon: Daemon) -> None:
     """For a day, or as long as is said; the pin says by whom; the answer is that of a rewrite."""
-    until = datetime(2026, 11, 23, 12, 30, 15, 999, tzinfo=UTC)
+    until = datetime(2036, 11, 23, 12, 30, 15, 999, tzinfo=UTC)
     daemon.outcome = replace(DONE, pin=Pin(server="main", until=until, reason="disk", by="alice"))
     began = datetime.now(UTC)
     answer = daemon.ask("PUT", "/pin", {"server": "backup"}, OPERATOR)
     assert answer.status_code == 200
     assert answer.json()["serving"] == "main"
     assert answer.json()["pin"] == {
-        "server": "main", "until": "2026-11-23T12:30:15+00:00", "reason": "disk", "by": "alice",
+        "server": "main", "until": "2036-11-23T12:30:15+00:00", "reason": "disk", "by": "alice",
+        "expired": False,
     }  # fmt: skip
     wish = {"server": "main", "for": "1h30m", "reason": " a new\n disk\t"}
     assert daemon.ask("PUT", "/pin", wish, OPERATOR).status_code == 200
@@ -397,6 +406,33 @@ def test_a_pin_that_fails_is_said_like_a_rewrite(daemon: Daemon, method: str) ->
     answer = daemon.ask(method, "/pin", {"server": "main"}, OPERATOR)
     assert answer.status_code == 503
     assert answer.json()["error"].startswith("step state: /s/pin.json: can't be written")
+
+
+def test_an_answer_says_what_the_witnesses_say(daemon: Daemon) -> None:
+    """In the same words as the status."""
+    answer = daemon.post("/rewrite", {"mode": "minimal"}, OPERATOR).json()
+    status = daemon.ask("GET", "/status", None, OPERATOR).json()
+    for name in ("serving", "since", "why", "by", "pin", "blind", "alone", "missing", "servers"):
+        assert answer[name] == status[name]
+    assert answer["servers"]["main"]["alert"] == {"state": "quiet", "why": "no alert"}
+
+
+def test_the_status_waits_for_no_run(daemon: Daemon) -> None:
+    """It is answered while a run is under way."""
+    daemon.gate.clear()
+    daemon.worker.request(None)
+    answer = daemon.ask("GET", "/status", None, OPERATOR)
+    daemon.gate.set()
+    assert answer.status_code == 200
+    assert answer.json()["serving"] == "main"
+    assert answer.json()["at"] == "2026-11-22T12:00:00+00:00"
+    assert answer.json()["zones"]["example.org"]["serial"] == 2026112200
+
+
+def test_only_the_operator_sees_the_status(daemon: Daemon) -> None:
+    """It says where everything is, and what is wrong with it."""
+    assert daemon.ask("GET", "/status", None, WEBHOOK).status_code == 403
+    assert requests.get(daemon.url + "/status", timeout=5).status_code == 401
 
 
 def test_a_long_run_is_answered_in_time(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,225 @@
+"""The status as text, for an owner who has forgotten how it works.
+
+Owns these sentences: who serves, why nothing happens where one could think that something should,
+and what is not as it should be, with the command that mends it. What is in order is passed over.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence, Sized
+from datetime import UTC, datetime, timedelta
+
+from actions.accept import Standing
+from actions.decide import Alert, Look
+from actions.status import Document, Pin, UnknownPin, Zone
+
+# So long a run can take where servers and name servers are silent; one that takes longer hangs.
+_LONGEST_RUN = timedelta(minutes=1)
+
+# Where a name server does not serve many zones, these are named.
+_NAMED_ZONES = 3
+
+
+def tell(its: Document) -> str:
+    """Say how everything stands; ends with a newline."""
+    parts = (_serving, _servers, _pinned, _troubles, _zones, _sources, _switches)
+    blocks = ("\n".join(part(its)) for part in parts)
+    return "\n\n".join(block for block in blocks if block) + "\n"
+
+
+def _serving(its: Document) -> Iterator[str]:
+    if its.serving is None or its.since is None:
+        yield f"who serves is not known: {its.why}"
+        return
+    yield f"{its.serving} serves since {utc(its.since)} ({_span(its.at - its.since)})"
+    yield f"because then {its.why} (by {its.by})"
+    if its.servers and its.serving not in its.servers:
+        yield f"{its.serving} is no server any more: the next run goes by the published zones"
+
+
+def _servers(its: Document) -> Iterator[str]:
+    if not its.servers:
+        yield "nobody was asked yet who is down"
+    for name, server in its.servers.items():
+        said = f"{server.alert.why}, {server.look.why}"
+        if server.doubt:
+            yield f"{name} is in doubt: {server.doubt}"
+            continue
+        yield (
+            f"{name}: {said}"
+            if server.verdict == "unsure"
+            else f"{name} is {server.verdict}: {said}"
+        )
+        if not server.seen_up:
+            yield (
+                f"{name} was never seen up since its checks were configured:"
+                " until then it is not taken for down"
+            )
+    if isinstance(its.pin, UnknownPin) or (its.pin and not its.pin.expired):
+        return  # it is not the witnesses that decide
+    if its.missing and not its.alone:
+        yield its.missing
+    if its.blind:
+        yield f"our own line is down, or just was, so nothing is changed: {its.blind}"
+        return
+    if its.alone:
+        yield "no alert is known of any server: our own looks decide alone"
+    if its.serving is not None and its.serving in its.servers:
+        yield from _kept(its, its.serving)
+
+
+def _kept(its: Document, serving: str) -> Iterator[str]:
+    """Why the server that serves goes on doing so, where one could think that it should not."""
+    servers = its.servers
+    before = list(servers)[: list(servers).index(serving)]
+    back = [name for name in before if servers[name].verdict == "up"]
+    if servers[serving].verdict == "down":
+        if not any(its.look.state == "up" for name, its in servers.items() if name != serving):
+            yield "nothing is changed: no other server is known to be up"
+    elif back and its.handback == "manual":
+        yield f'{back[0]} could serve again, but handback is "manual": zonerw pin {back[0]} does it'
+    elif not back:
+        if servers[serving].doubt:
+            yield f"nothing is changed until it is clear how it stands with {serving}"
+        if before and its.handback == "manual":
+            yield f'once {before[0]} is up, zonerw pin {before[0]} hands back: handback is "manual"'
+        elif before:
+            yield f"the zones are handed back as soon as {' or '.join(before)} is up"
+
+
+def _pinned(its: Document) -> Iterator[str]:
+    match its.pin:
+        case UnknownPin():
+            yield "whether a server is pinned is not known, so nothing is decided:"
+            yield f"{its.pin.unknown}; zonerw unpin, or a new zonerw pin, mends that"
+        case Pin(expired=True):
+            yield f"{its.pin.server} was pinned until {utc(its.pin.until)}; the next run ends that"
+        case Pin():
+            left = _span(its.pin.until - its.at)
+            why = f": {its.pin.reason}" if its.pin.reason else ""
+            until = f"until {utc(its.pin.until)} ({left} from now)"
+            yield f"{its.pin.server} is pinned {until}, by {its.pin.by}{why}"
+            yield _held(its.pin.server, its)
+
+
+def _held(pinned: str, its: Document) -> str:
+    """What a pin means as things stand."""
+    server = its.servers.get(pinned)
+    if its.servers and server is None:
+        return f"{pinned} is no server any more, so nothing is decided; zonerw unpin ends that"
+    if server and looks_down(server.alert, server.look):
+        return f"{pinned} looks down, and is served all the same; zonerw unpin ends that"
+    return "whatever the witnesses say, nothing else is served; zonerw unpin ends that"
+
+
+def _troubles(its: Document) -> Iterator[str]:
+    troubles = [f"{trouble.file}: {trouble.why}" for trouble in its.troubles]
+    run = its.run
+    if run and run.error:
+        error = "" if run.error in troubles else f": {run.error}"
+        troubles.append(f"the last run came to nothing, and all is kept as it is{error}")
+    if run and run.ended is None:
+        troubles.append("no run has ended yet")
+    elif run and run.ended and its.at - run.ended > _LONGEST_RUN + timedelta(seconds=run.every):
+        ago = _span(its.at - run.ended)
+        troubles.append(f"the daemon hangs: its last run ended {ago} ago, at {utc(run.ended)}")
+    if troubles:
+        yield "trouble:"
+        yield from (f"  {trouble}" for trouble in troubles)
+
+
+def _zones(its: Document) -> Iterator[str]:
+    published = {name: zone for name, zone in its.zones.items() if _is_known(zone)}
+    nameservers = {**its.primary, **its.secondaries}
+    counted = f"{_count(published, 'zone')} on {_count(nameservers, 'name server')}"
+    if not published:
+        yield "no zone is published"
+        return
+    wrong = [*_wrong_zones(published), *_wrong_nameservers(its, published)]
+    if not wrong:
+        yield f"{counted}, all as they should be"
+        return
+    yield f"{counted}, not all as they should be:"
+    yield from wrong
+
+
+def _is_known(zone: Zone) -> bool:
+    """Whether it is, or should be, published: it is no source that was never accepted."""
+    return zone.serial is not None or bool(zone.failed or zone.reason)
+
+
+def _wrong_zones(zones: Mapping[str, Zone]) -> Iterator[str]:
+    for name, zone in zones.items():
+        if zone.failed or zone.reason:
+            step = f"{zone.failed} failed: " if zone.failed else ""
+            yield f"  {name}: {step}{zone.reason}"
+
+
+def _wrong_nameservers(its: Document, zones: Mapping[str, Zone]) -> Iterator[str]:
+    """Say for each name server, and each reason, which zones it does not serve as it should."""
+    for nameserver, stands in {**its.primary, **its.secondaries}.items():
+        reasons = defaultdict(list)
+        for name, zone in zones.items():
+            its_stand = stands.get(name)
+            if its_stand is None:
+                reasons["not asked yet"].append(name)
+            elif not its_stand.serves and not (zone.failed and nameserver in its.primary):
+                reasons[its_stand.reason].append(name)
+        for reason, names in reasons.items():
+            yield f"  {nameserver}: {reason}: {_some(names)}"
+
+
+def _sources(its: Document) -> Iterator[str]:
+    for name, zone in its.zones.items():
+        publish = f"zonerw rewrite --forced {name}"
+        match zone.source:
+            case Standing("pending", "new"):
+                yield f"{name} is new, and not accepted yet: {publish} publishes it"
+            case Standing("pending"):
+                yield f"{name} was edited since it was accepted: {publish} publishes it"
+            case Standing("gone"):
+                yield f"the source of {name} is gone; it is served on until {publish} retires it"
+            case Standing("broken", why):
+                served = "; it is served on as it was accepted" if _is_known(zone) else ""
+                yield f"the source of {name} is broken{served}:"
+                yield from (f"  {line}" for line in why.splitlines())
+
+
+def _switches(its: Document) -> Iterator[str]:
+    if its.switches:
+        yield "the last switches:"
+    for switch in its.switches:
+        way = f"from {switch.before} to {switch.to}" if switch.before else f"to {switch.to}"
+        cause = f" ({switch.cause})" if switch.cause else ""
+        yield f"  {utc(switch.at)} {way}{cause}, because {switch.why} (by {switch.by})"
+
+
+# --- words ----------------------------------------------------------------------------------
+
+
+def utc(time: datetime) -> str:
+    """A time as people read it."""
+    return f"{time.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
+
+
+def looks_down(alert: Alert, look: Look) -> bool:
+    """Whether any witness says that a server is down."""
+    return alert.state == "firing" or look.state == "down"
+
+
+def _span(span: timedelta) -> str:
+    """How long, in the largest unit of which it has one."""
+    seconds = int(span.total_seconds())
+    for unit, length in (("day", 86_400), ("hour", 3_600), ("minute", 60)):
+        if seconds >= length:
+            return _count(range(seconds // length), unit)
+    return _count(range(seconds), "second")
+
+
+def _count(things: Sized, one: str) -> str:
+    return f"{len(things)} {one}{'' if len(things) == 1 else 's'}"
+
+
+def _some(names: Sequence[str]) -> str:
+    if len(names) <= _NAMED_ZONES + 1:
+        return ", ".join(names)
+    return f"{', '.join(names[:_NAMED_ZONES])} and {len(names) - _NAMED_ZONES} more"

@@ -38,7 +38,7 @@ def _serving(its: Document) -> Iterator[str]:
 
 def _servers(its: Document) -> Iterator[str]:
     if not its.servers:
-        yield "nobody was asked yet who is down"
+        yield "nobody was asked who is down"
     for name, server in its.servers.items():
         said = f"{server.alert.why}, {server.look.why}"
         if server.doubt:
@@ -69,17 +69,19 @@ def _servers(its: Document) -> Iterator[str]:
 
 def _kept(its: Document, serving: str) -> Iterator[str]:
     """Why the server that serves goes on doing so, where one could think that it should not."""
-    servers = its.servers
+    servers, served = its.servers, its.servers[serving]
     before = list(servers)[: list(servers).index(serving)]
     back = [name for name in before if servers[name].verdict == "up"]
-    if servers[serving].verdict == "down":
-        if not any(its.look.state == "up" for name, its in servers.items() if name != serving):
+    if served.verdict == "down":
+        if all(server.look.state != "up" for server in servers.values()):
             yield "nothing is changed: no other server is known to be up"
     elif back and its.handback == "manual":
         yield f'{back[0]} could serve again, but handback is "manual": zonerw pin {back[0]} does it'
     elif not back:
-        if servers[serving].doubt:
+        if served.doubt:
             yield f"nothing is changed until it is clear how it stands with {serving}"
+        elif (served.verdict, served.alert.state) == ("unsure", "firing"):
+            yield f"nothing is changed before our own looks say it too of {serving}"
         if before and its.handback == "manual":
             yield f'once {before[0]} is up, zonerw pin {before[0]} hands back: handback is "manual"'
         elif before:

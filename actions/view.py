@@ -50,7 +50,8 @@ def by_daemon(config: Config, latest: Latest, followers: Sequence[Follower]) -> 
         at=datetime.now(UTC),
         daemon_missing=None,
         run=Run(ended=latest.ended, every=every, error=error),
-        judgement=latest.outcome.judgement if latest.outcome else None,
+        # What an earlier run was told says nothing of now.
+        judgement=latest.outcome.judgement if latest.outcome and not latest.error else None,
         zones=zones,
         primary={name: _verified(its) for name, its in verified.items() if its.serial is not None},
         secondaries={follower.name: follower.seen() for follower in followers},

@@ -6,13 +6,23 @@ converge's business.
 
 from collections.abc import Collection
 from datetime import datetime, timedelta
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from actions.state import Pin
 from exporter.config import Config, Duration
 
 PIN_FOR = "24h"  # a day's work on a server, and no pin is forgotten for longer
+
+
+def _line(text: str) -> str:
+    """Text as it can be written down, on one line."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:  # a terminal's bytes, as Python lets them through
+        raise ValueError("text in UTF-8") from error
+    return " ".join(text.split())
 
 
 class PinWish(BaseModel):
@@ -22,12 +32,12 @@ class PinWish(BaseModel):
 
     server: str
     seconds: Duration = Field(alias="for", default=PIN_FOR, validate_default=True)
-    reason: str = ""
+    reason: Annotated[str, AfterValidator(_line)] = ""
 
     def pin(self, by: str, now: datetime) -> Pin:
-        """The pin that is wished for; its reason on one line."""
+        """The pin that is wished for."""
         until = now + timedelta(seconds=self.seconds)
-        return Pin(server=self.server, until=until, reason=" ".join(self.reason.split()), by=by)
+        return Pin(server=self.server, until=until, reason=self.reason, by=by)
 
 
 def unknown_servers(config: Config, names: Collection[str]) -> str | None:

@@ -78,6 +78,7 @@ def test_servers_are_looked_at_side_by_side() -> None:
         pytest.param("-------", "-++++++", False, "down", id="so many looks after that"),
         pytest.param("++++++", "-+++++", False, "unclear", id="one too few after that"),
         pytest.param("-----", "-++-+", True, "unclear", id="it begins anew"),
+        pytest.param("-------", "++-++++", False, "unclear", id="before and after is not in a row"),
     ],
 )
 def test_blind(rounds: str, references: str, *, blind: bool, state: str) -> None:

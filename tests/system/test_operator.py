@@ -56,7 +56,6 @@ def stack(running: Stack) -> Iterator[Stack]:
 
 def at_peace(stack: Stack) -> None:
     """Wait until the daemon knows it too: all alerts are quiet, every zone is served alike."""
-
     everything = len(stack.zones) * len(stack.nameservers)
 
     def is_at_peace() -> bool:

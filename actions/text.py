@@ -134,7 +134,7 @@ def _zones(its: Document) -> Iterator[str]:
     nameservers = {**its.primary, **its.secondaries}
     counted = f"{_count(published, 'zone')} on {_count(nameservers, 'name server')}"
     if not published:
-        yield "no zone is published"
+        yield "no zone is known"
         return
     wrong = [*_wrong_zones(published), *_wrong_nameservers(its, published)]
     if not wrong:

@@ -16,7 +16,7 @@ from actions.accept import Standing
 from actions.converge import Latest, ZoneOutcome
 from actions.judge import Witnesses, judge
 from actions.notify import Behind, Follower, Serves
-from actions.state import Meant, Pin, State, StateError
+from actions.state import Meant, State, StateError
 from actions.status import (
     ByZone,
     Document,
@@ -91,16 +91,14 @@ def by_itself(config: Config, witnesses: Witnesses, daemon_missing: str) -> Docu
     """
     readable(config)
     files, now = _files(config), datetime.now(UTC)
-    pin = files.pin if isinstance(files.pin, Pin) and files.pin.until > now else None
-    zones = _published(config, files)
+    serving, zones = _serving(config, files) or config.preferred, _published(config, files)
     primary, secondaries = _asked(config, {name: its.serial for name, its in zones.items()})
     moment = Moment(
         at=now,
         daemon_missing=daemon_missing,
         run=None,
-        judgement=judge(
-            config, witnesses, _serving(config, files) or config.preferred, pin, files.seen
-        ),
+        # What would be decided is not shown, so the pin is not needed here.
+        judgement=judge(config, witnesses, serving, None, files.seen),
         zones=zones,
         primary=primary,
         secondaries=secondaries,

@@ -378,6 +378,13 @@ def test_what_nobody_asked_for_is_not_called_right() -> None:
     assert "  ns2: not asked yet: example.org\n" in told(moment=moment)
 
 
+def test_without_zones() -> None:
+    """None accepted, or none that could be read: the troubles say which."""
+    files = replace(FILES, accepted={}, sources={"new.example": Standing("pending", "new")})
+    said = told(files, replace(MOMENT, zones={}))
+    assert "\n\nno zone is known\n\nnew.example is new, and not accepted yet: " in said
+
+
 def test_the_last_ten_switches_come_newest_first() -> None:
     """More of them are in the file."""
     history = [MEANT.model_copy(update={"since": SINCE + timedelta(hours=n)}) for n in range(12)]

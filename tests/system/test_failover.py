@@ -2,14 +2,11 @@
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import pytest
+from observed import SOON, at_serials, down_alerts, everywhere, places, raised, serials, webhook
 
 from demo.stack import Stack, wait_for
-
-# At one-second intervals a switch takes some three seconds; a busy machine gets its time.
-SOON = 30.0
 
 FIRING = {"status": "firing", "labels": {"alertname": "MainDown", "server": "main"}}
 RESOLVED = {"status": "resolved", "labels": {"alertname": "MainDown", "server": "main"}}
@@ -32,47 +29,6 @@ def stack(running: Stack) -> Iterator[Stack]:
         part.start()
     wait_for(lambda: not down_alerts(running), SOON, "the alerts to end")
     everywhere(running, running.main)
-
-
-def down_alerts(stack: Stack) -> set[str]:
-    """Which of the alerts that say that a server is down are active."""
-    return {name for name, _ in stack.alerts() if name in ("MainDown", "BackupDown")}
-
-
-def places(stack: Stack, *nameservers: str) -> set[str | None]:
-    """Where these nameservers say that the zones' web servers are; all, if none is named."""
-    return {
-        stack.address_of(nameserver, zone)
-        for nameserver in nameservers or stack.nameservers
-        for zone in stack.zones
-    }
-
-
-def serials(stack: Stack, *nameservers: str) -> dict[str, set[int | None]]:
-    """Zone -> the serials that these nameservers serve."""
-    names = nameservers or stack.nameservers
-    return {zone: {stack.serial_of(name, zone) for name in names} for zone in stack.zones}
-
-
-def everywhere(stack: Stack, address: str, *nameservers: str) -> None:
-    """Wait until these nameservers point every zone there."""
-    wait_for(lambda: places(stack, *nameservers) == {address}, SOON, f"all zones at {address}")
-
-
-def at_serials(stack: Stack, expected: dict[str, set[int | None]]) -> None:
-    """Wait for these serials: NSD can give an old answer once more after the first new one."""
-    wait_for(lambda: serials(stack) == expected, 5, f"the serials {expected}")
-
-
-def raised(before: dict[str, set[int | None]], by: int) -> dict[str, set[int | None]]:
-    """The serials after so many changes."""
-    return {zone: {n + by for n in numbers if n is not None} for zone, numbers in before.items()}
-
-
-def webhook(stack: Stack, *alerts: dict[str, Any]) -> int:
-    """Post a payload as Alertmanager does; the status of the answer."""
-    body = {"version": "4", "status": "firing", "alerts": alerts}
-    return stack.post("/webhook", body, stack.layout.webhook_token).status_code
 
 
 @pytest.mark.parametrize("how", ["killed", "silent"])
@@ -109,10 +65,10 @@ def test_a_dead_backup_changes_nothing(stack: Stack) -> None:
     before = serials(stack)
     stack.parts["web-backup"].kill()
     wait_for(lambda: down_alerts(stack) == {"BackupDown"}, SOON, "BackupDown")
-    assert webhook(stack, FIRING) == 200
+    wait_for(lambda: webhook(stack, FIRING) == 200, SOON, "our looks to have said what they see")
     stack.parts["web-main"].kill()
     wait_for(lambda: down_alerts(stack) == {"BackupDown", "MainDown"}, SOON, "both alerts")
-    assert webhook(stack, FIRING) == 200
+    wait_for(lambda: webhook(stack, FIRING) == 200, SOON, "our looks to have said what they see")
     assert (serials(stack), places(stack)) == (before, {stack.main})
     stack.parts["web-backup"].start()
     everywhere(stack, stack.backup)

@@ -95,6 +95,7 @@ class Stack:
         sources: Mapping[str, str] | None = None,
         poll: str = "1s",
         edit: Callable[[str], str] = lambda text: text,
+        flags: Mapping[str, Collection[str]] | None = None,
         keep: bool = False,
         progress: Progress = lambda _: None,
     ) -> None:
@@ -102,13 +103,14 @@ class Stack:
 
         `parts`: their names. `sources`: base files by zone, beside or instead of the shipped ones.
         `poll`: how often actions asks. `edit`: changes the text of zonerw.toml before it is read.
-        `keep`: leave the folder, and name it, when the block ends in an exception. `progress`: is
-        told each step.
+        `flags`: further arguments, by the part that gets them. `keep`: leave the folder, and name
+        it, when the block ends in an exception. `progress`: is told each step.
         """
         self._wanted = tuple(name for name in PARTS if name in parts)
         self._sources = sources or {}
         self._poll = poll
         self._edit = edit
+        self._flags = flags or {}
         self._keep = keep
         self._progress = progress
         self._leaving = ExitStack()
@@ -149,6 +151,11 @@ class Stack:
     def backup(self) -> str:
         """The backup's address."""
         return self.layout.backup
+
+    @property
+    def third(self) -> str:
+        """The third party's address."""
+        return self.layout.third
 
     @property
     def nameservers(self) -> tuple[str, ...]:
@@ -234,7 +241,7 @@ class Stack:
         return Part(
             name=name,
             title=TITLES[name],
-            argv=self._argv(name, programs),
+            argv=(*self._argv(name, programs), *self._flags.get(name, ())),
             log=self.layout.folder / f"{name}.log",
             environment=_environment(),
             ready=self._readiness(name),

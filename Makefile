@@ -3,11 +3,12 @@
 PYTHON ?= python3
 NEEDS = it takes Python 3.11 or newer, say make PYTHON=...
 
-.PHONY: help demo test clean parts
+.PHONY: help demo test soak clean parts
 
 help:
 	@echo 'make demo   main dies, the zones move to the backup, main returns: live, on this machine'
 	@echo 'make test   format, lint, types, tests'
+	@echo 'make soak   the tests that take minutes each'
 	@echo 'make clean  away with .venv'
 
 demo: .venv/.stamp
@@ -18,6 +19,9 @@ test: .venv/.stamp
 	.venv/bin/ruff check
 	.venv/bin/mypy
 	.venv/bin/pytest
+
+soak: .venv/.stamp
+	.venv/bin/pytest -m soak
 
 clean:
 	rm -rf .venv

@@ -192,7 +192,7 @@ def _status(outcome: Outcome, *, requested: bool) -> int:
 
 def _answered(outcome: Outcome, followers: Sequence[Follower]) -> Answer:
     seen = {follower.name: follower.seen() for follower in followers}
-    return answer(outcome, seen, datetime.now(UTC))
+    return answer(outcome, seen)
 
 
 def _json(said: Answer | Document, status: int = 200) -> JSONResponse:

@@ -17,9 +17,10 @@ from pydantic import ValidationError
 from actions import __main__ as daemon
 from actions import auth, looks, notify, text, view
 from actions.converge import Forced, Outcome, Unpin, Word
+from actions.looks import Attention, Seen
 from actions.metrics import Metrics
 from actions.notify import Follower, Serves
-from actions.state import State, StateError
+from actions.state import Pin, State, StateError
 from actions.wish import PIN_FOR, PinWish, unknown_servers
 from actions.witness import Heard
 from demo import story
@@ -178,7 +179,7 @@ def _converge(config: Config, word: Word | None) -> int:
     notify.log.setLevel(logging.ERROR)  # what each secondary came to is shown at the end
     metrics = Metrics(config)
     try:
-        converger, followers = daemon.wire(config, metrics, partial(looks.at_once, config), Heard())
+        converger, followers = daemon.wire(config, metrics, partial(_looks, config, word), Heard())
     except (notify.KeyFileError, StateError) as error:
         typer.echo(error, err=True)
         return 2
@@ -189,12 +190,34 @@ def _converge(config: Config, word: Word | None) -> int:
         return 1
     changed = any(its.written for its in outcome.zones.values())
     _follow(followers, _FOLLOW_SECONDS if changed else _FOLLOW_UNCHANGED_SECONDS)
-    wrong = outcome.failed or outcome.refused
+    undecided = outcome.judgement.missing is not None and word is None
+    wrong = outcome.failed or outcome.refused or undecided
     if isinstance(word, Unpin):
         typer.echo("nothing is pinned")
     if changed or word or wrong or sys.stdout.isatty():
         _show(outcome, followers)
+    if isinstance(word, Pin):
+        _warn_if_down(config, word, outcome)
     return 1 if wrong else 0
+
+
+def _looks(config: Config, word: Word | None, attended: Attention) -> Seen:
+    """What a burst of looks comes to, where it may decide anything.
+
+    A pin decides without. Where an alert should be known and is not, three looks within a second
+    are no evidence: that is left to the daemon, which takes its time.
+    """
+    alone = config.alertmanager and attended.alerts and not attended.eager
+    if alone or isinstance(word, Pin):
+        attended = Attention((), eager=False)
+    return looks.at_once(config, attended)
+
+
+def _warn_if_down(config: Config, pin: Pin, outcome: Outcome) -> None:
+    alert = outcome.judgement.testimonies[pin.server].alert
+    look = looks.at_once(config, Attention((pin.server,), eager=False)).looks[pin.server]
+    if text.looks_down(alert, look):
+        typer.echo(f"{pin.server} is pinned, but looks down: {alert.why}, {look.why}", err=True)
 
 
 def _status(config: Config, *, json: bool) -> int:
@@ -266,8 +289,5 @@ def _show(outcome: Outcome, followers: list[Follower]) -> None:
         if its.reason:
             what = {None: "", "accept": "refused: "}.get(its.failed, f"{its.failed} failed: ")
             typer.echo(f"{name}: {what}{its.reason}", err=True)
-    pinned = outcome.judgement.testimonies.get(pin.server) if pin else None
-    if pin and pinned and text.looks_down(pinned.alert, pinned.look):
-        typer.echo(f"{pin.server} is pinned, but looks down: {pinned}", err=True)
     for what, why in outcome.judgement.doubts.items():
         typer.echo(f"{what}: {why}", err=True)

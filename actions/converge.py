@@ -114,7 +114,7 @@ class Around:
     """What converge is connected to: whom it asks, and whom it tells.
 
     `secondaries` gives the serials that the secondaries have, of these zones; `served` is told
-    what the primary serves, as soon as it does; `ask` is the witness; `now` the time, UTC.
+    what the primary serves, as soon as it does; `now` is the time, UTC.
     """
 
     secondaries: Callable[[Collection[str]], Serials]
@@ -134,6 +134,7 @@ class Converger:
         self.latest = Latest()
         self._last: Outcome | None = None  # the last run's, while it can be trusted
         self._trusted_until = 0.0
+        self._pinned: Pin | None = None  # in the last run
         self._unserved: frozenset[str] = frozenset()  # by the primary, at the end of the last run
 
     def prepare(self) -> None:
@@ -177,7 +178,8 @@ class Converger:
         run.accept(word if isinstance(word, Forced) else None, first_start=before is None)
         if judgement is None:
             judgement = self._judge(run.pointed_at(), pin)
-        run.put_down(before, judgement, pin.by if pin else trigger)
+        by_pin = pin and judgement.decision.cause == "pin"
+        run.put_down(before, judgement, pin.by if pin and by_pin else trigger)
         run.publish()
         run.verify(hopeless=self._unserved)
         return run.outcome(pin, judgement)
@@ -190,11 +192,10 @@ class Converger:
         elif isinstance(word, Unpin):
             self._state.unpin()
             log.info("unpinned")
-        pin = self._state.pin()
-        if pin and pin.until <= self._around.now():
-            self._state.unpin()
-            log.info("pin expired", extra={"server": pin.server})
-            pin = None
+        pin = self._state.pin(self._around.now())
+        if self._pinned and not pin and not isinstance(word, Unpin):
+            log.info("pin expired", extra={"server": self._pinned.server})
+        self._pinned = pin
         self._metrics.pinned(pin.until if pin else None)
         return pin
 
@@ -206,8 +207,9 @@ class Converger:
             for server, its in judgement.testimonies.items()
             if its.seen_up
         }
-        if marks != seen_up:
-            self._state.put_seen(marks)
+        # Who was seen with other checks keeps that mark: the configuration may be put right again.
+        if not marks.items() <= seen_up.items():
+            self._state.put_seen({**seen_up, **marks})
         if self._config.alertmanager is not None:
             self._metrics.alertmanager(self._around.now(), up=judgement.missing is None)
         self._metrics.judged(judgement)
@@ -271,6 +273,8 @@ class _Run:
     def put_down(self, before: Meant | None, judgement: Judgement, by: str) -> None:
         """Record what is meant before anything is done about it, and a switch in the history."""
         decision = judgement.decision
+        if before and before.cause:
+            self._state.remember(before)  # its run may have been killed before it got there
         if before and before.server == decision.server:
             self._meant = before
         else:
@@ -296,7 +300,6 @@ class _Run:
                     "by": by,
                 },
             )
-        if self._meant.cause:
             self._state.remember(self._meant)
         self._metrics.meant(self._meant.server, self._meant.since)
 

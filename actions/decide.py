@@ -113,7 +113,7 @@ def decide(
         return Decision(serving, None, f"our own line is down, or just was; {why}")
     if verdicts[serving] == "down":
         up = [server for server, verdict in verdicts.items() if verdict == "up"]
-        up += [s for s, its in testimonies.items() if its.look.state == "up" and s != serving]
+        up += [s for s, its in testimonies.items() if its.look.state == "up"]
         return Decision(up[0], "down", why) if up else Decision(serving, None, why)
     for server, verdict in verdicts.items():
         if server == serving:

@@ -5,6 +5,7 @@ about it, is converge's business.
 """
 
 import hashlib
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
@@ -83,7 +84,7 @@ def judge(
 
 def mark(server: Server) -> str:
     """What a server's "seen up" holds for: where it is looked at, and by which checks."""
-    looked_at = server.model_dump_json(
-        include={"addresses", "look_at", "checks"}, exclude_defaults=True
+    looked_at = server.model_dump(
+        mode="json", include={"addresses", "look_at", "checks"}, exclude_defaults=True
     )
-    return hashlib.sha256(looked_at.encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps(looked_at, sort_keys=True).encode()).hexdigest()[:16]

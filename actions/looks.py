@@ -13,7 +13,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 
 from actions.decide import Alert, AlertState, Look
@@ -23,6 +23,9 @@ from exporter.config import Config, Server
 log = logging.getLogger(__name__)
 
 _QUICK_SECONDS = 0.25
+
+# Quick looks that stay unclear for so long become slow ones: it is a line of few kilobytes.
+_BURSTS = 8
 
 # A silent server costs this once, not once for each look: those of a burst overlap.
 _LONGEST_SECONDS = 5.0
@@ -39,9 +42,10 @@ class Round:
 
 @dataclass(frozen=True)
 class Attention:
-    """Whom to look at; `eager`: quickly, until the looks are clear, and anew with each other alert.
+    """Whom to look at, by these alerts; `eager`: quickly, until the looks are clear.
 
-    `alerts` are the servers' by which this was decided.
+    Looks say something beside the alerts that they were taken with: with other ones, all begins
+    anew.
     """
 
     servers: tuple[str, ...]
@@ -65,14 +69,16 @@ class Seen:
 def attention(alerts: Mapping[str, Alert], serving: str, never_seen: Collection[str]) -> Attention:
     """Whom to look at, by the alerts of all servers in order of preference.
 
-    While all is quiet and the preferred server is served, only who was never seen up. Quickly once
-    an alert is known: it is a second witness. Alone, three looks in a second are no evidence.
+    While all is quiet and the preferred server is served, only who was never seen up. Quickly where
+    an alert is known of the server that serves and of each that is preferred to it: it is a second
+    witness. Where it is not, three looks within a second are no evidence.
     """
-    preferred = next(iter(alerts))
     states = tuple(alert.state for alert in alerts.values())
-    if set(states) == {"quiet"} and serving == preferred:
-        return Attention(tuple(server for server in alerts if server in never_seen), eager=False)
-    return Attention(tuple(alerts), eager=set(states) != {"unknown"}, alerts=states)
+    order = tuple(alerts)
+    if set(states) == {"quiet"} and serving == order[0]:
+        return Attention(tuple(server for server in order if server in never_seen), eager=False)
+    eager = "unknown" not in states[: order.index(serving) + 1]
+    return Attention(order, eager, states)
 
 
 class Memory:
@@ -100,11 +106,10 @@ class Memory:
                 if isinstance(result, probes.Up):
                     self._met.add(server)
 
-    def keep(self, servers: Collection[str]) -> None:
-        """Forget all others, who are no longer looked at; with nobody left, also blindness."""
-        for server in self._last.keys() - servers:
-            del self._last[server]
-        if not servers:
+    def forget(self, *, blindness: bool) -> None:
+        """Forget the looks; that we are blind too, or not."""
+        self._last.clear()
+        if blindness:
             self._rounds_to_go = 0
 
     def seen(self, attended: Attention, servers: Collection[str]) -> Seen:
@@ -115,13 +120,8 @@ class Memory:
             else Look("unclear", "not looked at while all is quiet")
             for server in servers
         }
-        unclear = any(looks[server].state == "unclear" for server in attended.servers)
-        return Seen(
-            looks,
-            self._blind if self._rounds_to_go else None,
-            frozenset(self._met),
-            looking=attended.eager and unclear,
-        )
+        blind = self._blind if self._rounds_to_go else None
+        return Seen(looks, blind, frozenset(self._met), looking=False)
 
     def _look(self, server: str) -> Look:
         last = self._last.get(server, deque())
@@ -138,7 +138,7 @@ class Memory:
 
 
 def take(config: Config, servers: Sequence[str], count: int) -> list[Round]:
-    """Take rounds one after the other, started 250 ms apart; takes a look's deadline more at most.
+    """Take rounds that begin 250 ms apart; the last one ends two deadlines of a look later at most.
 
     Only a server's first address is looked at: by it a server is judged.
     """
@@ -147,16 +147,15 @@ def take(config: Config, servers: Sequence[str], count: int) -> list[Round]:
 
     def one(number: int) -> Round:
         time.sleep(number * _QUICK_SECONDS)
-        with ThreadPoolExecutor(len(looked_at) + len(config.references)) as pool:
-            results = {name: pool.submit(_look, s, timeout) for name, s in looked_at.items()}
-            references = {
-                name: pool.submit(probes.ask_reference, reference, timeout)
-                for name, reference in config.references.items()
-            }
-            return Round(
-                {name: result.result() for name, result in results.items()},
-                {name: result.result() for name, result in references.items()},
-            )
+        with ThreadPoolExecutor(len(looked_at) + 1) as pool:
+            asked = pool.submit(_ask_references, config, timeout)
+            results = {name: pool.submit(_look, name, s, timeout) for name, s in looked_at.items()}
+        servers = {name: result.result() for name, result in results.items()}
+        references = asked.result()
+        if _some_up(references) and any(isinstance(its, probes.Down) for its in servers.values()):
+            # Our own line may have been cut in the middle of that look.
+            references = _ask_references(config, timeout)
+        return Round(servers, references)
 
     with ThreadPoolExecutor(count) as pool:
         return list(pool.map(one, range(count)))
@@ -180,7 +179,10 @@ class Looker:
         self._news = threading.Condition()
         self._memory = Memory(config.policy.looks)
         self._attended = Attention((), eager=False)
-        self._fresh = False  # who is attended to has changed
+        self._fresh = False  # who is attended to has changed since the last look began
+        self._bursts = 0  # since anything has changed
+        self._told: object = None  # the gist of what `attend` said last
+        self._began = 0.0  # the last looks, monotonic
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="look", daemon=True)
 
@@ -198,43 +200,55 @@ class Looker:
         """Say whom to look at from now on; returns what is known by now, without waiting."""
         with self._news:
             if attended != self._attended:
-                self._memory.keep(attended.servers)
-                self._attended = attended
-                self._fresh = True
+                self._memory.forget(blindness=not attended.servers)
+                self._attended, self._fresh, self._bursts = attended, True, 0
                 self._news.notify_all()
-            return self._seen()
+            seen = self._seen()
+            self._told = _gist(seen)
+            return seen
 
     def _seen(self) -> Seen:
         seen = self._memory.seen(self._attended, self._config.servers)
-        return replace(seen, looking=seen.looking or (self._fresh and self._attended.eager))
+        unclear = any(seen.looks[server].state == "unclear" for server in self._attended.servers)
+        hurry = self._fresh or (unclear and self._bursts < _BURSTS)
+        return replace(seen, looking=self._attended.eager and hurry)
 
     def _run(self) -> None:
-        while (count := self._wait()) is not None:
+        while (due := self._next()) is not None:
             try:
-                self._look(count)
+                self._look(*due)
             except Exception:  # whatever it was: without looks nothing is ever decided
-                log.exception("looking failed")
+                if not self._stopping:
+                    log.exception("looking failed")
 
-    def _wait(self) -> int | None:
-        """Wait until somebody is to be looked at (again), and say how often; None at the end."""
+    def _next(self) -> tuple[Attention, int] | None:
+        """Wait until somebody is to be looked at (again); whom, and how often. None at the end."""
         with self._news:
-            pause = _QUICK_SECONDS if self._seen().looking else self._config.policy.every
-            self._news.wait_for(lambda: self._fresh or self._stopping, pause)
+            policy = self._config.policy
+            pause = policy.looks * _QUICK_SECONDS if self._seen().looking else policy.every
+            left = max(0.0, self._began + pause - time.monotonic())
+            self._news.wait_for(lambda: self._fresh or self._stopping, left)
             self._news.wait_for(lambda: self._attended.servers or self._stopping)
-            count = self._config.policy.looks if self._seen().looking else 1
-            return None if self._stopping else count
+            if self._stopping:
+                return None
+            quick = self._seen().looking
+            self._bursts += quick
+            self._fresh = False
+            self._began = time.monotonic()
+            return self._attended, policy.looks if quick else 1
 
-    def _look(self, count: int) -> None:
-        with self._news:
-            attended, self._fresh = self._attended, False
-            before = self._seen()
+    def _look(self, attended: Attention, count: int) -> None:
         rounds = take(self._config, attended.servers, count)
         with self._news:
             for seen in rounds:
-                self._memory.note(seen)
-            self._memory.keep(self._attended.servers)  # it may have changed meanwhile
-            after = self._seen()
-        if _gist(before) != _gist(after):
+                # Taken with other alerts, it says nothing now but of our own line.
+                valid = attended == self._attended
+                self._memory.note(seen if valid else replace(seen, servers={}))
+            gist = _gist(self._seen())
+            changed, self._told = gist != self._told, gist
+            if changed:
+                self._bursts = 0
+        if changed:
             self._changed()
 
 
@@ -242,8 +256,28 @@ def _gist(seen: Seen) -> object:
     return {s: look.state for s, look in seen.looks.items()}, seen.blind is None, seen.met
 
 
-def _look(server: Server, timeout: float) -> probes.Up | probes.Down:
-    return probes.judge(server, probes.look(server, timeout))
+def _look(name: str, server: Server, timeout: float) -> probes.Up | probes.Down:
+    try:
+        return probes.judge(server, probes.look(server, timeout))
+    except Exception as error:  # whatever it was: the others' looks must count
+        log.exception("looking failed", extra={"server": name})
+        return probes.Down("error", str(error), timeout)
+
+
+def _ask_references(config: Config, timeout: float) -> Mapping[str, probes.Up | probes.Down]:
+    """Ask all of them at once, until one answers: nobody waits for one that is dead."""
+    answers: dict[str, probes.Up | probes.Down] = {}
+    pool = ThreadPoolExecutor(len(config.references) or 1)
+    asked = {
+        pool.submit(probes.ask_reference, reference, timeout): name
+        for name, reference in config.references.items()
+    }
+    for answered in as_completed(asked):
+        answers[asked[answered]] = answered.result()
+        if _some_up(answers):
+            break
+    pool.shutdown(wait=False)
+    return answers
 
 
 def _first_address_only(server: Server) -> Server:

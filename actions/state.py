@@ -20,6 +20,7 @@ import os
 import pwd
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -146,10 +147,10 @@ class State:
         """Record what is meant, before anything is done about it."""
         self._write(self._meant, _MeantFile(version=_VERSION, meant=meant))
 
-    def pin(self) -> Pin | None:
-        """The pin, expired or not; None without one."""
+    def pin(self, now: datetime) -> Pin | None:
+        """The pin that holds; one that has ended is left where it is: `now` may be wrong."""
         file = self._read(self._pin, _PinFile)
-        return file.pin if file else None
+        return file.pin if file and now < file.pin.until else None
 
     def put_pin(self, pin: Pin) -> None:
         """Set the pin, in place of any before, a damaged one too."""

@@ -44,13 +44,12 @@ class Server(_Part):
 
 
 class Pin(_Part):
-    """The operator's override; one that has expired is taken away by the next run."""
+    """The operator's override."""
 
     server: str
     until: Time
     reason: str
     by: str
-    expired: bool
 
 
 class UnknownPin(_Part):
@@ -172,12 +171,12 @@ class Moment:
     secondaries: Mapping[str, ByZone]
 
 
-def answer(outcome: Outcome, secondaries: Mapping[str, ByZone], now: datetime) -> Answer:
+def answer(outcome: Outcome, secondaries: Mapping[str, ByZone]) -> Answer:
     """Put a run's outcome into words."""
     return Answer(
         **_meant(outcome.meant),
         **_judged(outcome.judgement),
-        pin=_pin(outcome.pin, now),
+        pin=_pin(outcome.pin),
         switched_from=outcome.switched_from,
         zones=dict(sorted(outcome.zones.items())),
         secondaries={name: _stand(zones) for name, zones in secondaries.items()},
@@ -193,7 +192,7 @@ def document(config: Config, files: Files, moment: Moment) -> Document:
         run=moment.run,
         **_meant(files.meant),
         **_judged(moment.judgement),
-        pin=_pin(files.pin, moment.at),
+        pin=_pin(files.pin),
         handback=config.policy.handback,
         zones={
             name: _zone(moment.zones.get(name, ZoneOutcome()), files.sources.get(name))
@@ -234,10 +233,10 @@ def _judged(judgement: Judgement | None) -> dict[str, Any]:
     }
 
 
-def _pin(pin: state.Pin | StateError | None, now: datetime) -> Pin | UnknownPin | None:
+def _pin(pin: state.Pin | StateError | None) -> Pin | UnknownPin | None:
     if isinstance(pin, StateError):
         return UnknownPin(unknown=on_one_line(str(pin)))
-    return Pin(**dict(pin), expired=pin.until <= now) if pin else None
+    return Pin(**dict(pin)) if pin else None
 
 
 def _zone(outcome: ZoneOutcome, source: Standing | None) -> Zone:

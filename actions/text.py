@@ -54,7 +54,7 @@ def _servers(its: Document) -> Iterator[str]:
                 f"{name} was never seen up since its checks were configured:"
                 " until then it is not taken for down"
             )
-    if isinstance(its.pin, UnknownPin) or (its.pin and not its.pin.expired):
+    if its.pin:
         return  # it is not the witnesses that decide
     if its.missing and not its.alone:
         yield its.missing
@@ -93,8 +93,6 @@ def _pinned(its: Document) -> Iterator[str]:
         case UnknownPin():
             yield "whether a server is pinned is not known, so nothing is decided:"
             yield f"{its.pin.unknown}; zonerw unpin, or a new zonerw pin, mends that"
-        case Pin(expired=True):
-            yield f"{its.pin.server} was pinned until {utc(its.pin.until)}; the next run ends that"
         case Pin():
             left = _span(its.pin.until - its.at)
             why = f": {its.pin.reason}" if its.pin.reason else ""

@@ -127,7 +127,7 @@ def _files(config: Config) -> Files:
             troubles.append(Trouble(file=str(error.path), why=on_one_line(error.reason)))
             return error
 
-    meant, pin = read(kept.meant), read(kept.pin)
+    meant, pin = read(kept.meant), read(lambda: kept.pin(datetime.now(UTC)))
     seen, history, accepted = read(kept.seen), read(kept.history), read(kept.accepted)
     read(kept.serials)
     sources: Mapping[str, Standing] = {}

@@ -344,7 +344,6 @@ def test_a_person_can_pin_a_server(daemon: Daemon) -> None:
     assert answer.json()["serving"] == "main"
     assert answer.json()["pin"] == {
         "server": "main", "until": "2036-11-23T12:30:15+00:00", "reason": "disk", "by": "alice",
-        "expired": False,
     }  # fmt: skip
     wish = {"server": "main", "for": "1h30m", "reason": " a new\n disk\t"}
     assert daemon.ask("PUT", "/pin", wish, OPERATOR).status_code == 200

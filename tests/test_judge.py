@@ -95,6 +95,23 @@ def test_seen_up_holds_for_the_checks_it_was_seen_with(change: dict[str, object]
     assert judgement.testimonies["backup"].seen_up
 
 
+def test_the_order_of_the_checks_is_none_of_the_mark() -> None:
+    """A file put in order is no new configuration."""
+    checks = {"a": {"url": "http://a/"}, "b": {"url": "http://b/"}}
+    one, other = (
+        Server.model_validate({"addresses": ["192.0.2.1"], "checks": dict(order)})
+        for order in (checks.items(), reversed(checks.items()))
+    )
+    assert mark(one) == mark(other)
+
+
+def test_blind_nothing_is_decided() -> None:
+    """Though both witnesses have spoken."""
+    judgement = World("firing down").judge(blind="no reference answers")
+    assert judgement.decision.server == "main"
+    assert judgement.blind == "no reference answers"
+
+
 def test_the_mark_is_that_of_the_same_file_read_again() -> None:
     """It outlives a restart, and an upgrade that adds keys with defaults."""
     again = configuration.read(Path("examples/zonerw.toml"))

@@ -13,6 +13,7 @@ from actions.state import Meant, Pin, State, StateError
 
 MEANT = Meant(server="backup", since=datetime(2026, 11, 22, tzinfo=UTC), why="w", by="webhook")
 PIN = Pin(server="main", until=datetime(2026, 11, 23, tzinfo=UTC), reason="disks", by="alice")
+NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
 SWITCH = MEANT.model_copy(update={"before": "main", "cause": "down"})
 
 
@@ -29,7 +30,7 @@ def test_a_new_folder_knows_nothing(state: State) -> None:
     assert state.meant() is None
     assert state.serials() == {}
     assert state.accepted() == {}
-    assert state.pin() is None
+    assert state.pin(NOW) is None
     assert state.seen() == {}
     assert state.history() == []
 
@@ -44,7 +45,7 @@ def test_everything_is_found_again(state: State) -> None:
     state.put_seen({"main": "x", "backup": "y"})
     state.put_seen({"main": "z"})
     again = State(state.folder)
-    assert again.pin() == PIN
+    assert again.pin(NOW) == PIN
     assert again.seen() == {"main": "z"}
     assert again.meant() == MEANT
     assert again.serials() == {"example.org": 3, "example.net": 2}
@@ -70,7 +71,7 @@ def test_a_damaged_file_is_an_error_that_names_it(
     read = {
         "meant.json": state.meant,
         "serials.json": state.serials,
-        "pin.json": state.pin,
+        "pin.json": lambda: state.pin(NOW),
         "seen.json": state.seen,
     }[name]
     with pytest.raises(StateError, match=rf"{name}: {said}"):
@@ -83,9 +84,9 @@ def test_a_pin_is_taken_away_or_replaced_be_it_damaged(state: State) -> None:
     for overcome in (state.unpin, lambda: state.put_pin(PIN)):
         (state.folder / "pin.json").write_text("{")
         overcome()
-    assert state.pin() == PIN
+    assert state.pin(NOW) == PIN
     state.unpin()
-    assert state.pin() is None
+    assert state.pin(NOW) is None
 
 
 def test_a_pin_without_a_time_zone_is_damaged(state: State) -> None:
@@ -94,7 +95,14 @@ def test_a_pin_without_a_time_zone_is_damaged(state: State) -> None:
     path = state.folder / "pin.json"
     path.write_text(path.read_text().replace("2026-11-23T00:00:00Z", "2026-11-23T00:00:00"))
     with pytest.raises(StateError, match=r"pin\.json: is damaged"):
-        state.pin()
+        state.pin(NOW)
+
+
+def test_a_pin_ends_and_holds_again_should_the_clock_have_been_wrong(state: State) -> None:
+    """It is a person's to take away."""
+    state.put_pin(PIN)
+    assert state.pin(PIN.until) is None
+    assert state.pin(PIN.until - timedelta(seconds=1)) == PIN
 
 
 def switches(count: int) -> list[Meant]:

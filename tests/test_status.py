@@ -255,11 +255,6 @@ def by(server: str) -> Files:
             id="what is pinned is no server any more",
         ),
         pytest.param(
-            replace(FILES, pin=replace_pin(until=NOW)), QUIET, "auto",
-            "main was pinned until 2026-11-22 10:00:00 UTC; the next run ends that\n",
-            id="the pin has expired",
-        ),
-        pytest.param(
             replace(FILES, pin=DAMAGED), QUIET, "auto",
             "whether a server is pinned is not known, so nothing is decided:\n"
             "/s/pin.json: is damaged: not JSON; zonerw unpin, or a new zonerw pin, mends that\n",
@@ -306,7 +301,7 @@ def test_the_pin_speaks_for_the_witnesses() -> None:
     said = told(replace(FILES, pin=PIN), moment)
     assert "nothing is changed" not in said
     assert "main looks down, and is served all the same; zonerw unpin ends that\n" in said
-    assert "nothing is changed" in told(replace(FILES, pin=replace_pin(until=NOW)), moment)
+    assert "nothing is changed" in told(replace(FILES, pin=None), moment)
 
 
 @pytest.mark.parametrize(
@@ -412,7 +407,6 @@ def test_what_other_programs_read() -> None:
             "until": "2026-11-23T07:00:00+00:00",
             "reason": "a new disk",
             "by": "alice",
-            "expired": False,
         },
         "blind": None,
         "alone": False,
@@ -482,7 +476,7 @@ def test_an_answer_uses_the_same_names() -> None:
     """Of what both say; a run's answer also says what it did."""
     both = Answer.model_fields.keys() & Document.model_fields.keys()
     outcome = Outcome(MEANT, PIN, QUIET, switched_from="backup", zones=ZONES)
-    said = answer(outcome, MOMENT.secondaries, NOW).model_dump(mode="json")
+    said = answer(outcome, MOMENT.secondaries).model_dump(mode="json")
     its = document(CONFIG, replace(FILES, pin=PIN), MOMENT).model_dump(mode="json")
     assert {name: said[name] for name in both - {"zones"}} == {
         name: its[name] for name in both - {"zones"}

@@ -50,8 +50,9 @@ class World:
     pinned: str | None = None
     attended: Attention = field(default_factory=lambda: Attention((), eager=False))
     memory: Memory = field(default_factory=lambda: Memory(NEEDED))
-    # For the promises: the rounds since somebody was last not looked at, with what was seen.
-    rounds: list[tuple[Attention, Moment]] = field(default_factory=list)
+    # For the promises: the rounds since the alerts became what they are, with what was seen.
+    rounds: list[Moment] = field(default_factory=list)
+    alerts: Alerts = field(default_factory=dict)
     told: Mapping[str, decide.Testimony] = field(default_factory=dict)
 
     def live(self, moment: Moment) -> decide.Decision:
@@ -63,10 +64,14 @@ class World:
                     {"reference": UP if moment.reference else DOWN},
                 )
             )
-            self.rounds.append((self.attended, moment))
+            self.rounds.append(moment)
         never_seen = set(SERVERS) - self.seen_up
-        self.attended = looks.attention(moment.alerts, self.serving, never_seen)
-        self.memory.keep(self.attended.servers)
+        attended = looks.attention(moment.alerts, self.serving, never_seen)
+        if attended != self.attended:
+            self.memory.forget(blindness=not attended.servers)
+        self.attended = attended
+        if moment.alerts != self.alerts:
+            self.alerts, self.rounds = moment.alerts, []
         seen = self.memory.seen(self.attended, SERVERS)
         self.seen_up |= seen.met
         self.told = {
@@ -84,11 +89,7 @@ class World:
 
     def last_looks(self, server: str) -> list[tuple[bool, bool]]:
         """The last rounds' looks at a server: (up, with a reference), the newest last."""
-        return [
-            (moment.up[server], moment.reference)
-            for attended, moment in self.rounds[-NEEDED:]
-            if server in attended.servers
-        ]
+        return [(moment.up[server], moment.reference) for moment in self.rounds[-NEEDED:]]
 
 
 worlds = st.builds(

@@ -118,14 +118,14 @@ def ask_reference(
     as for `probe`.
     """
 
-    def attempt(line: _Line) -> None:
+    def attempt(line: _Line) -> _Failure | None:
+        if reference.scheme == "dns":
+            return _ask_for_the_root(reference, line)
         if reference.url:
             with _response(reference.url, line, trust or _trust()):
-                return
-        elif reference.scheme == "dns":
-            _ask_for_the_root(reference, line)
-        else:
-            line.connect(reference.port).close()
+                return None
+        line.connect(reference.port).close()
+        return None
 
     return _try(reference.address, timeout, attempt)
 
@@ -140,6 +140,16 @@ def network_reason(error: OSError) -> str:
 # Reason and detail of a failure.
 _Failure = tuple[str, str]
 
+# What a look may raise. The libraries wrap most of it, but not all: a negative chunk size is a bare
+# ValueError, a name that TLS can't ask for a UnicodeError, which is one too.
+_RAISED = (
+    requests.RequestException,
+    urllib3.exceptions.HTTPError,
+    http.client.HTTPException,
+    OSError,
+    ValueError,
+)
+
 
 def _try(
     address: Address, timeout: float, attempt: "Callable[[_Line], _Failure | None]"
@@ -150,7 +160,7 @@ def _try(
     try:
         with contextlib.closing(line):
             failure = attempt(line)
-    except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
+    except _RAISED as error:
         failure = _explain(error)
     seconds = time.monotonic() - started
     # A connection that was cut looks like many things from above: closed, reset, or a page that
@@ -184,7 +194,7 @@ def _response(url: str, line: "_Line", trust: ssl.SSLContext) -> Iterator[reques
             yield response
 
 
-def _ask_for_the_root(reference: Reference, line: "_Line") -> None:
+def _ask_for_the_root(reference: Reference, line: "_Line") -> _Failure | None:
     """Ask for the SOA of the root until any reply is there, or no time is left."""
     question = dns.message.make_query(".", dns.rdatatype.SOA)
     question.flags &= ~dns.flags.RD  # no work for it: a refusal will do
@@ -201,7 +211,8 @@ def _ask_for_the_root(reference: Reference, line: "_Line") -> None:
                 connected.settimeout(left)
                 with contextlib.suppress(TimeoutError):
                     if _is_reply(question, connected.recv(_PIECE)):
-                        return
+                        return None
+    return "timeout", f"no reply to {_TRIES} questions"
 
 
 def _is_reply(question: dns.message.Message, wire: bytes) -> bool:
@@ -278,6 +289,7 @@ class _Https(urllib3.connection.HTTPSConnection):
         self._line = line
 
     def _new_conn(self) -> socket.socket:
+        self.host.encode("idna")  # what TLS does too, but with a socket that it then leaves open
         return self._line.connect(self.port)
 
 
@@ -351,6 +363,7 @@ _CERTIFICATE = {
 
 _KINDS: dict[type[BaseException], str] = {
     requests.exceptions.InvalidURL: "unusable url",
+    UnicodeError: "unusable url",  # its host is no name
     ssl.SSLError: "tls",
     http.client.RemoteDisconnected: "connection closed",
     http.client.IncompleteRead: "broken off",

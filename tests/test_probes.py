@@ -289,9 +289,18 @@ def resets(connection: socket.socket) -> None:
         (resets, "connection reset"),
         (says(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nwel"), "broken off"),
         (says(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nwel"), "broken off"),
+        (says(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-5\r\nwel"), "not http"),
         (says(b"HTTP/1.1 200 OK\r\n" + b"X: x\r\n" * 200 + b"\r\n"), "not http"),
     ],
-    ids=["another protocol", "nothing", "reset", "short body", "short chunk", "200 headers"],
+    ids=[
+        "another protocol",
+        "nothing",
+        "reset",
+        "short body",
+        "short chunk",
+        "negative chunk",
+        "200 headers",
+    ],
 )
 def test_half_an_answer_is_down(answer: Callable[[socket.socket], None], reason: str) -> None:
     """What comes instead of a page decides the reason."""
@@ -331,11 +340,23 @@ def test_reasons_are_few(error: OSError, reason: str) -> None:
     assert network_reason(error) == reason
 
 
-def test_a_url_that_nobody_can_ask_for_is_down() -> None:
-    """The fault is ours, and told as such."""
-    result = probe(Check(url="http://.example.invalid/"), LOOPBACK, 1)
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://.example.invalid/",
+        "https://example..invalid:{}/",
+        f"https://{'x' * 64}.invalid:{{}}/",
+    ],
+    ids=["a dot in front", "two dots", "a label of 64"],
+)
+def test_a_url_that_nobody_can_ask_for_is_down(url: str) -> None:
+    """The fault is ours, and told as such, whatever the configuration has let pass."""
+    with Listening(None) as web:
+        check = Check.model_construct(url=url.format(web.port))
+        result = probe(check, LOOPBACK, 2)
     assert isinstance(result, Down)
     assert result.reason == "unusable url"
+    assert result.detail
 
 
 # --- TLS ------------------------------------------------------------------------------------
@@ -634,6 +655,17 @@ def test_a_silent_dns_reference_is_a_timeout_after_several_tries() -> None:
     with Datagrams(lambda _: []) as reference:
         assert_silence(reference.reference, "waiting for the answer")
     assert len(reference.asked) == 3
+
+
+def test_a_dns_reference_that_never_replied_is_down_whatever_the_clock_says(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """All tries are over: that alone is the failure, not that the deadline is over too."""
+    monkeypatch.setattr("exporter.probes._Line.over", lambda _: False)
+    with Datagrams(lambda _: []) as reference:
+        result = ask_reference(reference.reference, 0.3)
+    assert isinstance(result, Down)
+    assert (result.reason, result.detail) == ("timeout", "no reply to 3 questions")
 
 
 def test_a_stream_of_nonsense_is_no_reply() -> None:

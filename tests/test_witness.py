@@ -2,6 +2,7 @@
 
 import http.server
 import json
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -173,6 +174,19 @@ def test_a_dead_alertmanager_is_no_evidence_of_health() -> None:
     dead.stop()
     alerts = ask(dead.url)
     assert alerts.missing == "Alertmanager can't be asked: connection failed"
+    assert states(alerts) == {"main": "unknown", "backup": "unknown"}
+
+
+def test_an_alertmanager_that_hangs_is_no_evidence_of_health(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It takes the connection and says nothing; nobody waits for it for long."""
+    monkeypatch.setattr("actions.witness._ALERTMANAGER_SECONDS", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as hangs:
+        began = time.monotonic()
+        alerts = ask(f"http://127.0.0.1:{hangs.getsockname()[1]}")
+        assert time.monotonic() - began < 30
+    assert alerts.missing == "Alertmanager can't be asked: no answer within 0.2 s"
     assert states(alerts) == {"main": "unknown", "backup": "unknown"}
 
 

@@ -263,6 +263,30 @@ def test_every_switch_is_in_the_history_once(program: Program) -> None:
     ]  # fmt: skip
 
 
+def test_a_switch_whose_run_was_killed_is_in_the_history_before_the_next_one(
+    program: Program,
+) -> None:
+    """Also where the next run decides for yet another server at once."""
+    state = State(program.stack.layout.folder / "state")
+    program.down["main"] = True
+    over = program.run().meant
+    (state.folder / "history.jsonl").unlink()
+    back = Program(program.stack).run("start").meant
+    assert state.history() == [over, back]
+
+
+def test_a_wrong_check_that_is_put_right_again_was_seen_up(program: Program) -> None:
+    """A slip in the configuration, and main really down when it is mended: it is left."""
+    main = program.config.servers["main"]
+    slip = main.model_copy(update={"look_at": (ip_address("127.0.0.9"),)})
+    wrong = Program(program.stack, servers={**program.config.servers, "main": slip})
+    wrong.down["main"] = True
+    assert wrong.run("start").meant.server == "main"
+    right = Program(program.stack)
+    right.down["main"] = True
+    assert right.run("start").meant.server == "backup"
+
+
 def test_who_was_seen_up_is_known_after_a_restart(program: Program) -> None:
     """So that a restart in the middle of an outage can vote it down."""
     again = Program(program.stack)

@@ -15,7 +15,7 @@ import re
 import sys
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 from urllib.parse import urlsplit
@@ -89,14 +89,22 @@ def _array(expected: str) -> BeforeValidator:
     return BeforeValidator(validate)
 
 
+@dataclass(frozen=True)
+class _Before:
+    """What stood before in the file: what may be there only once, and the servers' addresses."""
+
+    once: set[object] = field(default_factory=set)
+    servers: set[Address] = field(default_factory=set)
+
+
 def _once(expected: str) -> AfterValidator:
     """What may stand in the file only once; the context holds what stood before."""
 
     def validate(value: object, info: ValidationInfo) -> object:
-        if info.context is not None:
-            if value in info.context:
+        if isinstance(info.context, _Before):
+            if value in info.context.once:
                 raise ValueError(expected)
-            info.context.add(value)
+            info.context.once.add(value)
         return value
 
     return AfterValidator(validate)
@@ -164,6 +172,20 @@ def _url(text: str) -> str:
     ):
         raise ValueError(text)
     return text
+
+
+# RFC 1035, section 2.3.4: 255 bytes on the wire are 253 in writing, less the dot that may end it.
+_HOST_NAME = re.compile(r"(?=.{1,253}\.?$)[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*\.?")
+
+
+def _with_host(url: str) -> str:
+    """Refuse a host that nobody can ask for; TLS raises over some of them."""
+    host = urlsplit(url).hostname or ""
+    if ":" not in host and not _HOST_NAME.fullmatch(host):
+        raise ValueError(
+            "a host of letters, digits, hyphens and underscores, 1 to 63 between dots, 253 in all"
+        )
+    return url
 
 
 def _key_name(text: str) -> str:
@@ -235,8 +257,17 @@ def _reference(text: str) -> Reference:
     raise ValueError(text)
 
 
-def _elsewhere(reference: Reference) -> Reference:
+def _of_a_server(address: Address, info: ValidationInfo) -> Address:
+    if isinstance(info.context, _Before):
+        info.context.servers.add(address)
+    return address
+
+
+def _elsewhere(reference: Reference, info: ValidationInfo) -> Reference:
+    """Refuse a server of ours: that it answers, or not, says nothing of our own line."""
     _plain(reference.address)
+    if isinstance(info.context, _Before) and reference.address in info.context.servers:
+        raise ValueError("an address that no server has")
     return reference
 
 
@@ -291,12 +322,19 @@ ListenAddress = Annotated[
     Listen, _text(_listen, 'an address and a port such as "127.0.0.1:9853" or "[::1]:9853"')
 ]
 Addresses = Annotated[
-    tuple[Annotated[IP, _once("an address that no other server has, given once")], ...],
+    tuple[
+        Annotated[
+            IP,
+            AfterValidator(_of_a_server),
+            _once("an address that no other server has, given once"),
+        ],
+        ...,
+    ],
     _array('one or two addresses such as ["192.0.2.1", "2001:db8::1"]'),
     AfterValidator(_one_of_each_family),
 ]
 LookedAt = Annotated[
-    tuple[IP, ...],
+    tuple[Annotated[IP, AfterValidator(_of_a_server)], ...],
     _array('the addresses where probes go instead, such as ["127.0.0.1"]'),
     AfterValidator(_no_two_alike),
 ]
@@ -330,7 +368,11 @@ class _Section(BaseModel):
 class Check(_Section):
     """How it is told that a server does its work: GET `url`, status 200."""
 
-    url: Annotated[str, _text(_url, 'a URL in ASCII such as "http://www.example.org/index.html"')]
+    url: Annotated[
+        str,
+        _text(_url, 'a URL in ASCII such as "http://www.example.org/index.html"'),
+        AfterValidator(_with_host),
+    ]
 
 
 class Server(_Section):
@@ -412,7 +454,11 @@ class Secondary(Nameserver):
 class Alertmanager(_Section):
     """Whom to ask which alerts are active, and how often."""
 
-    url: Annotated[str, _text(_url, 'a URL in ASCII such as "http://127.0.0.1:9093"')]
+    url: Annotated[
+        str,
+        _text(_url, 'a URL in ASCII such as "http://127.0.0.1:9093"'),
+        AfterValidator(_with_host),
+    ]
     poll: Duration = 5.0
 
 
@@ -483,7 +529,10 @@ class Config:
 
 
 class _File(_Section):
-    """The keys of the file; the primary's name is read before the secondaries'."""
+    """The keys of the file, in the order they are read.
+
+    The servers' addresses come before the references, the primary's name before the secondaries'.
+    """
 
     servers: Annotated[dict[Name, Server], AfterValidator(_at_least_one)]
     references: Annotated[dict[Name, ReferenceURL], BeforeValidator(_table_of_urls)] = {}
@@ -508,7 +557,7 @@ def read(path: Path) -> Config:
     """Read and check the file; `ConfigError` carries every fault."""
     tree = _parse(path)
     try:
-        file = _File.model_validate(tree, context=set())
+        file = _File.model_validate(tree, context=_Before())
     except ValidationError as error:
         faults = error.errors()
         order = {section: n for n, section in enumerate(tree)}

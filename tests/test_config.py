@@ -302,6 +302,36 @@ def test_a_web_reference_keeps_its_url(
     assert config.references == {"web": Reference(scheme, address, port, url)}
 
 
+def test_a_reference_may_be_beside_a_server(tmp_path: Path) -> None:
+    """Another address than the servers' own is somebody else's, however near."""
+    config = config_of(tmp_path, f'{MINIMAL}\n[references]\nnext = "tcp://192.0.2.2:53"\n')
+    assert config.references == {"next": Reference("tcp", IPv4Address("192.0.2.2"), 53)}
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "localhost",
+        "WWW.Example.ORG",
+        "www.example.org.",
+        "xn--exmple-cua.org",
+        "alert_manager",
+        "192.0.2.1",
+        "[2001:db8::1]",
+        f"{'x' * 63}.example.org",
+        ".".join(["x" * 62] * 4) + ".x",
+        ".".join(["x" * 62] * 4) + ".x.",
+    ],
+    ids=lambda host: host[-24:],
+)
+@pytest.mark.parametrize("url", ["https://{}/index.html", "http://{}:8080"])
+def test_a_url_may_name_any_host_that_there_can_be(tmp_path: Path, url: str, host: str) -> None:
+    """Labels of 63 and names of 253 are the longest; a dot may end them."""
+    check = f'[servers.main.checks]\nweb.url = "{url.format(host)}"\n'
+    config = config_of(tmp_path, f"{MINIMAL}\n{check}")
+    assert config.servers["main"].checks["web"].url == url.format(host)
+
+
 def test_handing_back_can_be_left_to_a_person(tmp_path: Path) -> None:
     """The one other way than by itself."""
     config = config_of(tmp_path, f'{MINIMAL}\n[policy]\nhandback = "manual"\n')
@@ -334,6 +364,15 @@ def test_probes_go_to_look_at_where_it_is_given(tmp_path: Path) -> None:
     server = config_of(tmp_path, MINIMAL.replace("\n[zones]", look_at)).servers["main"]
     assert server.looked_at == (IPv4Address("127.0.0.1"), IPv6Address("::1"))
     assert server.ipv4 == IPv4Address("192.0.2.1")
+
+
+def test_servers_may_be_looked_at_where_others_are(tmp_path: Path) -> None:
+    """A forwarder in front of both, at one of them: only what zones point at is told apart."""
+    both = 'look_at = ["198.51.100.7"]\n'
+    other = f'[servers.backup]\naddresses = ["198.51.100.7"]\n{both}'
+    config = config_of(tmp_path, f"{MINIMAL}\n{other}".replace("\n[zones]", f"{both}\n[zones]"))
+    looked_at = {name: server.looked_at for name, server in config.servers.items()}
+    assert looked_at == dict.fromkeys(("main", "backup"), (IPv4Address("198.51.100.7"),))
 
 
 @pytest.mark.parametrize(

@@ -153,11 +153,6 @@ class Stack:
         return self.layout.backup
 
     @property
-    def third(self) -> str:
-        """The third party's address."""
-        return self.layout.third
-
-    @property
     def nameservers(self) -> tuple[str, ...]:
         """The names of those that were chosen, the primary first."""
         return tuple(name for name in self.layout.nameservers if name in self.parts)

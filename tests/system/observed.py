@@ -8,8 +8,8 @@ from demo.stack import Stack, http, wait_for
 # At one-second intervals a switch takes some three seconds; a busy machine gets its time.
 SOON = 30.0
 
-# Of the timer: more than twice what our own looks take to move the zones.
-ROUNDS = 8
+# Of the timer: twice what our own looks take to move the zones.
+ROUNDS = 6
 
 Serials = dict[str, set[int | None]]
 Switches = dict[tuple[str, str, str], int]

@@ -386,6 +386,23 @@ def test_quick_looks_that_stay_unclear_become_slow(machine: Machine, start: Star
     assert 3 * looks._BURSTS <= machine.count(MAIN) <= 3 * looks._BURSTS + 3
 
 
+def test_after_a_long_blindness_it_hurries_again(machine: Machine, start: Start) -> None:
+    """The line is back: how it stands with the servers is to be known soon."""
+    looker, _ = start(0.5)
+    wait_for(lambda: states(looker.attend(BOTH))["main"] == "up", 10, "main up")
+    machine.down = {QUAD9}
+    wait_for(lambda: looker.attend(BOTH).blind, 10, "blind")
+    wait_for(lambda: not looker.attend(BOTH).looking, 60, "the looks to become slow")
+    assert looker.attend(BOTH).blind
+    machine.down = set()
+
+    def hurries() -> bool:
+        its = looker.attend(BOTH)
+        return its.blind is None and its.looking
+
+    wait_for(hurries, 20, "quick looks after the blindness")
+
+
 def test_not_eager_it_looks_every_so_often(machine: Machine, start: Start) -> None:
     """So that three lost looks in a second are no outage where nobody else watches."""
     looker, _ = start(0.5)

@@ -277,9 +277,9 @@ def test_a_switch_whose_run_was_killed_is_in_the_history_before_the_next_one(
 
 def test_a_wrong_check_that_is_put_right_again_was_seen_up(program: Program) -> None:
     """A slip in the configuration, and main really down when it is mended: it is left."""
-    main = program.config.servers["main"]
-    slip = main.model_copy(update={"look_at": (ip_address("127.0.0.9"),)})
-    wrong = Program(program.stack, servers={**program.config.servers, "main": slip})
+    slip = {"look_at": (ip_address("127.0.0.9"),)}
+    servers = {name: s.model_copy(update=slip) for name, s in program.config.servers.items()}
+    wrong = Program(program.stack, servers=servers)
     wrong.down["main"] = True
     assert wrong.run("start").meant.server == "main"
     right = Program(program.stack)

@@ -198,7 +198,7 @@ def unhurried() -> Iterator[Stack]:
 
 @pytest.mark.soak
 @pytest.mark.timeout(600)
-def test_the_same_at_prometheus_own_pace(unhurried: Stack) -> None:
+def test_at_prometheus_own_pace_too_its_death_hands_nothing_back(unhurried: Stack) -> None:
     """It takes Alertmanager four minutes then."""
     prometheus_dies(unhurried, FORGETS)
 

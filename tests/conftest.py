@@ -25,8 +25,11 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 StartNsd = Callable[..., Nameserver]
 StartWeb = Callable[[], "Web"]
 
-# Below those of demo/layout.py; each run begins elsewhere, so that two at once seldom meet.
-_PORTS = range(10000, 21000)
+# Below those of demo/layout.py. Of pytest-xdist's workers each has its own; and each run begins
+# elsewhere, so that two at once seldom meet.
+_WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+_WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+_PORTS = range(10000, 21000)[_WORKER % _WORKERS :: _WORKERS]
 _ports = itertools.cycle(random.sample(_PORTS, len(_PORTS)))
 
 ZONE_FILE = """\

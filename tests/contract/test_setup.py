@@ -63,7 +63,7 @@ def test_make_test_checks_in_order_and_fails_at_the_first() -> None:
         "ruff format --check",
         "ruff check",
         "mypy",
-        "pytest",
+        "pytest -n 4 --dist worksteal",
     ]
 
 

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import NoReturn
 
@@ -21,7 +22,7 @@ from actions.nameserver import find
 from demo.parts import Part
 
 # RFC 2544, appendix C.2.2: addresses for tests, which no machine on the Internet has.
-_LINES = list(ipaddress.IPv4Network("198.18.0.0/15").subnets(new_prefix=30))
+_LINES = list(ipaddress.IPv4Network("198.18.0.0/15").subnets(new_prefix=29))
 
 _END = "far"  # what the line's other end is called there
 _MAC = "02:00:00:00:00:01"  # its hardware address: one that is given by hand, not by a maker
@@ -29,9 +30,10 @@ _MAC = "02:00:00:00:00:01"  # its hardware address: one that is given by hand, n
 
 @dataclass(frozen=True)
 class Far:
-    """The machine at the other end: its address, and our own interface towards it."""
+    """The machine at the other end: its two addresses, and our own interface towards it."""
 
     address: str
+    other: str
     interface: str
     _holder: int
     _leaving: ExitStack
@@ -44,12 +46,16 @@ class Far:
         """Let packets through again."""
         self._run("ip", "link", "set", _END, "up")
 
-    def web(self, name: str, port: int, folder: Path) -> Part:
-        """Start a web server there; it is ready when it listens, also while the line is cut."""
+    def web(self, name: str, port: int, folder: Path, *, at: str | None = None) -> Part:
+        """Start a web server there, at the first address or another.
+
+        It is ready when it listens, also while the line is cut.
+        """
+        address = at or self.address
         root = folder / name
         root.mkdir()
         (root / "index.html").write_text("welcome")
-        where = ("--bind", self.address, "--directory", str(root), str(port))
+        where = ("--bind", address, "--directory", str(root), str(port))
         with_us = ("setpriv", "--pdeathsig", "KILL")
         part = Part(
             name=name,
@@ -57,7 +63,7 @@ class Far:
             argv=self._there(*with_us, sys.executable, "-m", "http.server", *where),
             log=folder / f"{name}.log",
             environment=os.environ,
-            ready=lambda: bool(self._run("ss", "-Hltn", f"sport = :{port}")),
+            ready=lambda: bool(self._run("ss", "-Hltn", "src", f"{address}:{port}")),
         )
         self._leaving.callback(part.kill)
         part.start()
@@ -77,15 +83,17 @@ def far_away() -> Iterator[Far]:
     What runs there ends with the block.
     """
     with _namespace() as holder, ExitStack() as leaving:
-        interface, ours, theirs = _line_to(holder)
-        far = Far(theirs, interface, holder, leaving)
-        far._run("ip", "address", "add", f"{theirs}/30", "dev", _END)
+        interface, (ours, theirs, other) = _line_to(holder)
+        far = Far(theirs, other, interface, holder, leaving)
+        for address in (theirs, other):
+            far._run("ip", "address", "add", f"{address}/29", "dev", _END)
         far.mend()
-        _run("ip", "address", "add", f"{ours}/30", "dev", interface)
+        _run("ip", "address", "add", f"{ours}/29", "dev", interface)
         _run("ip", "link", "set", interface, "up")
         # Where the hardware address is told, nobody asks for it. One who asked in vain would know
         # of the cut, and programs would hear "no route to host" after 3 s.
-        _run("ip", "neighbour", "replace", theirs, "lladdr", _MAC, "dev", interface)
+        for address in (theirs, other):
+            _run("ip", "neighbour", "replace", address, "lladdr", _MAC, "dev", interface)
         yield far
 
 
@@ -106,15 +114,15 @@ def _namespace() -> Iterator[int]:
         yield holder.pid
 
 
-def _line_to(holder: int) -> tuple[str, str, str]:
-    """Lay a line that is nobody else's: our interface, our address, the far one."""
+def _line_to(holder: int) -> tuple[str, tuple[str, str, str]]:
+    """Lay a line that is nobody else's: our interface; our address, and the two far ones."""
     for number in random.sample(range(len(_LINES)), len(_LINES)):
         interface = f"zonerw{number}"
         peer = ("peer", "name", _END, "address", _MAC, "netns", str(holder))
         made = _try("ip", "link", "add", interface, "type", "veth", *peer)
         if made.returncode == 0:
-            ours, theirs = _LINES[number].hosts()
-            return interface, str(ours), str(theirs)
+            ours, theirs, other = islice(_LINES[number].hosts(), 3)
+            return interface, (str(ours), str(theirs), str(other))
         if "File exists" not in made.stderr:
             _give_up(made.stderr)
     raise AssertionError("every line is laid already")

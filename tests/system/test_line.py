@@ -41,8 +41,8 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Line]:
     with far_away() as far:
         folder = tmp_path_factory.mktemp("far")
         web = far.web("web", 80, folder)
-        far.web("reference", 81, folder)
-        with Stack(parts=parts, edit=lambda text: over_the_line(text, far.address)) as stack:
+        far.web("reference", 80, folder, at=far.other)
+        with Stack(parts=parts, edit=lambda text: over_the_line(text, far)) as stack:
             stack.settle()
             yield Line(far, web, stack)
 
@@ -57,12 +57,12 @@ def line(running: Line) -> Iterator[Line]:
     at_peace(running.stack)
 
 
-def over_the_line(text: str, address: str) -> str:
-    """Look at main there, on the ordinary port, and ask one reference, there too."""
+def over_the_line(text: str, far: Far) -> str:
+    """Look at main there, on the ordinary port, and ask one reference, beside it."""
     for old, new in (
-        (r"(?m)^(?=\[servers\.main\.checks\.web\])", f'look_at = ["{address}"]\n'),
+        (r"(?m)^(?=\[servers\.main\.checks\.web\])", f'look_at = ["{far.address}"]\n'),
         (r":\d+/index\.html", "/index.html"),
-        (r"(?m)^(\[references\]).*\n(?:\w.*\n)+", f'\\1\nfar = "tcp://{address}:81"\n'),
+        (r"(?m)^(\[references\]).*\n(?:\w.*\n)+", f'\\1\nfar = "tcp://{far.other}:80"\n'),
     ):
         text, changed = re.subn(old, new, text, count=1)
         assert changed, old

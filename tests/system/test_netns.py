@@ -41,6 +41,21 @@ def test_a_cut_line_is_silent_and_a_mended_one_works(tmp_path: Path) -> None:
         wait_for(lambda: answers(far.address), 10, "an answer over the mended line")
 
 
+def test_a_machine_far_away_has_two_addresses_on_one_line(tmp_path: Path) -> None:
+    """Each has its own servers, ready when they are said to be; the cut is for both."""
+    with far_away() as far:
+        far.web("web", 80, tmp_path)
+        assert refuses(far.other)
+        far.web("reference", 80, tmp_path, at=far.other)
+        assert answers(far.address)
+        assert answers(far.other)
+        far.cut()
+        with pytest.raises(TimeoutError):
+            socket.create_connection((far.other, 80), timeout=SILENCE)
+        far.mend()
+        wait_for(lambda: answers(far.other), 10, "an answer over the mended line")
+
+
 def test_what_happens_behind_a_cut_line_shows_once_it_is_mended(tmp_path: Path) -> None:
     """The web server dies and comes back there, and both are done when they are said to be."""
     with far_away() as far:
@@ -58,7 +73,8 @@ def test_what_happens_behind_a_cut_line_shows_once_it_is_mended(tmp_path: Path) 
 def test_two_lines_do_not_meet(tmp_path: Path) -> None:
     """Runs at the same time each have their own; one is cut, the other is not."""
     with far_away() as one, far_away() as other:
-        assert (one.address, one.interface) != (other.address, other.interface)
+        assert len({one.address, one.other, other.address, other.other}) == 4
+        assert one.interface != other.interface
         other.web("web", 80, tmp_path)
         one.cut()
         assert answers(other.address)

@@ -30,6 +30,7 @@ RECEIVERS = {
     "BackupDown": "actions",
     "ServerWatched": "evidence",
     "ActionsUnreachable": "owner",
+    "ConvergeFailing": "owner",
     "AlertmanagerUnreachable": "owner",
     "RunningAlone": "owner",
     "Blind": "owner",

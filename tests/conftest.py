@@ -41,6 +41,11 @@ ns1 IN A 192.0.2.1
 """
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the longest tests: begun last, they would run on while other workers are done."""
+    items.sort(key=lambda item: item.path.name != "test_kill.py")
+
+
 @pytest.fixture
 def start_nsd(tmp_path: Path) -> Iterator[StartNsd]:
     """Start NSD with these zones and serials, and with `more` at the end of its configuration."""

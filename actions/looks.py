@@ -241,9 +241,11 @@ class Looker:
         rounds = take(self._config, attended.servers, count)
         with self._news:
             for seen in rounds:
-                # Taken with other alerts, it says nothing now but of our own line.
-                valid = attended == self._attended
-                self._memory.note(seen if valid else replace(seen, servers={}))
+                if attended == self._attended:
+                    self._memory.note(seen)
+                elif self._attended.servers:
+                    # Taken with other alerts, it says nothing now but of our own line.
+                    self._memory.note(replace(seen, servers={}))
             gist = _gist(self._seen())
             changed, self._told = gist != self._told, gist
             if changed:

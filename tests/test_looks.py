@@ -372,6 +372,28 @@ def test_looks_from_before_another_alert_say_nothing_beside_it(
     assert machine.count(MAIN) == 9  # those before, those under way, and those that count
 
 
+def test_a_look_that_outlives_all_attention_leaves_nobody_blind(
+    machine: Machine, start: Start
+) -> None:
+    """It saw the cut line; nobody would look at another reference, and blindness never end."""
+    under_way = threading.Event()
+
+    def hold(address: str) -> None:
+        if address == QUAD9:
+            under_way.set()
+            machine.go_on.wait(30)
+
+    machine.down, machine.meanwhile = {QUAD9}, hold
+    looker, _ = start(3600.0)
+    looker.attend(BOTH)
+    assert under_way.wait(10)
+    looker.attend(NOBODY)
+    machine.go_on.set()
+    looker.stop()
+    looker._thread.join(30)
+    assert looker.attend(NOBODY).blind is None
+
+
 def test_quick_looks_that_stay_unclear_become_slow(machine: Machine, start: Start) -> None:
     """A server that answers every other time would be looked at four times a second for good."""
 

@@ -100,7 +100,7 @@ worlds = st.builds(
 )
 
 
-@settings(max_examples=400)
+@settings(derandomize=True, deadline=None, max_examples=400)
 @given(worlds, histories)
 def test_nobody_is_left_on_fewer_than_so_many_lost_looks(
     world: World, history: Sequence[Moment]
@@ -122,7 +122,7 @@ def test_nobody_is_left_on_fewer_than_so_many_lost_looks(
             assert decision.server == before
 
 
-@settings(max_examples=400)
+@settings(derandomize=True, deadline=None, max_examples=400)
 @given(worlds, histories)
 def test_nobody_is_taken_who_is_down_while_another_is_up(
     world: World, history: Sequence[Moment]
@@ -137,7 +137,7 @@ def test_nobody_is_taken_who_is_down_while_another_is_up(
                 assert verdicts[decision.server] == "up"
 
 
-@settings(max_examples=300)
+@settings(derandomize=True, deadline=None, max_examples=300)
 @given(worlds, histories, st.lists(moments, min_size=1, max_size=4))
 def test_blind_it_holds_still(
     world: World, history: Sequence[Moment], dark: Sequence[Moment]
@@ -158,7 +158,7 @@ def test_blind_it_holds_still(
         assert decision.cause is None
 
 
-@settings(max_examples=300)
+@settings(derandomize=True, deadline=None, max_examples=300)
 @given(worlds, histories, st.sampled_from(SERVERS))
 def test_pinned_it_stays_there(world: World, history: Sequence[Moment], pinned: str) -> None:
     """Whatever anybody says, from the first moment on."""
@@ -170,7 +170,7 @@ def test_pinned_it_stays_there(world: World, history: Sequence[Moment], pinned: 
 ALL_WELL = Moment(dict.fromkeys(SERVERS, ALERTS["quiet"]), dict.fromkeys(SERVERS, True), True)
 
 
-@settings(max_examples=300)
+@settings(derandomize=True, deadline=None, max_examples=300)
 @given(worlds, histories)
 def test_it_ends_at_the_preferred_server(world: World, history: Sequence[Moment]) -> None:
     """Once all is quiet and up, with nothing pinned, and handed back automatically."""
@@ -182,7 +182,7 @@ def test_it_ends_at_the_preferred_server(world: World, history: Sequence[Moment]
     assert world.serving == SERVERS[0]
 
 
-@settings(max_examples=300)
+@settings(derandomize=True, deadline=None, max_examples=300)
 @given(worlds, histories)
 def test_handed_back_by_hand_only_it_stays(world: World, history: Sequence[Moment]) -> None:
     """With "manual" nobody is left who is not down."""

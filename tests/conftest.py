@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
 
 from actions.nameserver import find
 from demo.layout import is_free
@@ -22,10 +21,6 @@ from exporter.config import Nameserver
 
 # Started in the background by a shell, we would ignore Ctrl-C, and so would all that we start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-
-# By default one example has 200 ms; beside three others on a busy machine it is paused for longer.
-settings.register_profile("beside others", deadline=None)
-settings.load_profile("beside others")
 
 StartNsd = Callable[..., Nameserver]
 StartWeb = Callable[[], "Web"]

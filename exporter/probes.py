@@ -106,7 +106,8 @@ def probe(
 
     `trust` says which certificates are believed; by default the machine's and requests' own.
     """
-    return _try(address, timeout, lambda line: _get(check.url, line, trust or _trust()))
+    believed = trust or _trust()  # reading it takes a while, the first time: no server's fault
+    return _try(address, timeout, lambda line: _get(check.url, line, believed))
 
 
 def ask_reference(
@@ -117,12 +118,13 @@ def ask_reference(
     That is a connection (TCP), a status of any kind (HTTP), a reply of any kind (DNS). `trust` is
     as for `probe`.
     """
+    believed = trust or _trust()
 
     def attempt(line: _Line) -> _Failure | None:
         if reference.scheme == "dns":
             return _ask_for_the_root(reference, line)
         if reference.url:
-            with _response(reference.url, line, trust or _trust()):
+            with _response(reference.url, line, believed):
                 return None
         line.connect(reference.port).close()
         return None

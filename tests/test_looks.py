@@ -466,7 +466,7 @@ def test_changes_are_said_and_only_those(machine: Machine, start: Start) -> None
         pass
     machine.down = {QUAD9}
     assert changes.acquire(timeout=10)
-    assert looker.attend(BOTH).blind
+    wait_for(lambda: looker.attend(BOTH).blind, 10, "blind")
 
 
 def test_a_look_that_breaks_does_not_end_the_looking(

@@ -28,7 +28,7 @@ from exporter.probes import Down, Up, ask_reference, judge, look, network_reason
 LOOPBACK = ip_address("127.0.0.1")
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\nwelcome"
 # What a deadline may be missed by on a busy machine.
-SLACK = 1.0
+SLACK = 2.0
 
 
 class Listening:
@@ -448,6 +448,19 @@ def test_https_to_a_plain_web_server_is_down() -> None:
 # --- a server: all its checks ---------------------------------------------------------------
 
 
+def test_reading_whom_to_trust_costs_no_server_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half a second in a fresh process on a busy machine: the server was held for down."""
+    waits = threading.Event()
+
+    def slow() -> ssl.SSLContext:
+        waits.wait(1.0)
+        return ssl.create_default_context()
+
+    monkeypatch.setattr("exporter.probes._trust", slow)
+    with Listening(says(OK)) as web:
+        assert isinstance(probe(http_check(web.port), LOOPBACK, 0.9), Up)
+
+
 def test_all_checks_at_all_addresses_share_the_deadline() -> None:
     """Four silences take as long as one, and leave the check behind them its time."""
     everywhere = "0.0.0.0"  # noqa: S104  both addresses, with the same port
@@ -459,7 +472,7 @@ def test_all_checks_at_all_addresses_share_the_deadline() -> None:
         }
         server = Server(addresses=("192.0.2.1",), look_at=("127.0.0.1", "127.0.0.2"), checks=checks)
         started = time.monotonic()
-        looked = look(server, 1.5)
+        looked = look(server, 3.0)
         seconds = time.monotonic() - started
     other = ip_address("127.0.0.2")
     assert {place: type(result) for place, result in looked.items()} == {
@@ -470,7 +483,7 @@ def test_all_checks_at_all_addresses_share_the_deadline() -> None:
         ("shop", other): Down,
         ("web", other): Up,
     }
-    assert 1.5 <= seconds < 1.5 + SLACK
+    assert 3.0 <= seconds < 3.0 + SLACK
 
 
 def test_a_server_without_checks_has_the_default_page() -> None:

@@ -365,7 +365,7 @@ def threads_of(process: subprocess.Popen[str]) -> int:
 def test_an_address_in_use_is_one_clear_line(start: Callable[[], subprocess.Popen[str]]) -> None:
     """The second of two says so and ends."""
     host, port = listens_at(start())
-    _, told = start().communicate(timeout=10)
+    _, told = start().communicate(timeout=60)
     expected = f'msg="can\'t listen" address={host}:{port} reason="Address already in use"\n'
     assert told.endswith(expected)
     assert told.count("\n") == 1

@@ -206,7 +206,7 @@ def test_grafana_steps_as_finely_as_servers_are_looked_at() -> None:
 
 def promtool(*words: str | Path, cwd: Path = ROOT) -> str:
     ran = subprocess.run(
-        [PROMTOOL, *words], cwd=cwd, capture_output=True, text=True, timeout=60, check=False
+        [PROMTOOL, *words], cwd=cwd, capture_output=True, text=True, timeout=150, check=False
     )
     assert ran.returncode == 0, ran.stdout + ran.stderr
     return ran.stdout

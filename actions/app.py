@@ -44,7 +44,10 @@ class Rewrite(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     mode: Literal["minimal", "forced"]
-    zones: tuple[Annotated[str, Field(pattern=r"^[a-z0-9._-]+$")], ...] = ()
+    zones: Annotated[
+        tuple[Annotated[str, Field(pattern=r"^[a-z0-9._-]+$")], ...],
+        Field(min_length=1),  # an empty list is a slip: it would mean all
+    ] = ()
 
 
 _Body = TypeVar("_Body", Payload, Rewrite, PinWish)

@@ -17,11 +17,12 @@ from pydantic import ValidationError
 from actions import __main__ as daemon
 from actions import auth, looks, notify, text, view
 from actions.converge import Forced, Outcome, Unpin, Word
+from actions.decide import Look
 from actions.looks import Attention, Seen
 from actions.metrics import Metrics
 from actions.notify import Follower, Serves
 from actions.state import Pin, State, StateError
-from actions.wish import PIN_FOR, PinWish, unknown_servers
+from actions.wish import PIN_FOR, PinWish, printable, unknown_servers
 from actions.witness import Heard
 from demo import story
 from exporter import __main__ as exporter_main
@@ -32,6 +33,12 @@ from exporter.config import Config
 # A secondary that can be reached has the zones well before; one that can't is reported.
 _FOLLOW_SECONDS = 10.0
 _FOLLOW_UNCHANGED_SECONDS = 2.0
+
+
+_UNDECIDED = (
+    "nothing is decided: too little is known by alerts, and a few looks at once are no evidence;"
+    " zonerw actions takes its time for them, zonerw pin moves the zones by your word"
+)
 
 cli = typer.Typer(
     add_completion=False,
@@ -162,7 +169,7 @@ def _pin(config: Config, wish: PinWish) -> int:
 def _person() -> str:
     """Who gives the command: also behind sudo, su and runuser, as far as that can be told."""
     if behind := os.environ.get("SUDO_USER"):
-        return behind
+        return printable(behind)
     try:
         return os.getlogin()
     except OSError:  # no terminal, as in cron
@@ -190,12 +197,14 @@ def _converge(config: Config, word: Word | None) -> int:
         return 1
     changed = any(its.written for its in outcome.zones.values())
     _follow(followers, _FOLLOW_SECONDS if changed else _FOLLOW_UNCHANGED_SECONDS)
-    undecided = outcome.judgement.missing is not None and word is None
+    undecided = outcome.judgement.looking and word is None
     wrong = outcome.failed or outcome.refused or undecided
     if isinstance(word, Unpin):
         typer.echo("nothing is pinned")
     if changed or word or wrong or sys.stdout.isatty():
         _show(outcome, followers)
+    if undecided:
+        typer.echo(_UNDECIDED, err=True)
     if isinstance(word, Pin):
         _warn_if_down(config, word, outcome)
     return 1 if wrong else 0
@@ -207,9 +216,11 @@ def _looks(config: Config, word: Word | None, attended: Attention) -> Seen:
     A pin decides without. Where an alert should be known and is not, three looks within a second
     are no evidence: that is left to the daemon, which takes its time.
     """
-    alone = config.alertmanager and attended.alerts and not attended.eager
-    if alone or isinstance(word, Pin):
-        attended = Attention((), eager=False)
+    if isinstance(word, Pin):
+        return looks.at_once(config, Attention((), eager=False))
+    if config.alertmanager and attended.alerts and not attended.eager:
+        unclear = Look("unclear", "not looked at: alone, that takes longer than one command")
+        return Seen(dict.fromkeys(config.servers, unclear), None, frozenset(), looking=True)
     return looks.at_once(config, attended)
 
 
@@ -233,7 +244,8 @@ def _status(config: Config, *, json: bool) -> int:
         typer.echo(said.model_dump_json(by_alias=True, indent=1))
         return 0
     if said.daemon_missing:
-        typer.echo(f"{said.daemon_missing}; what follows was seen without it", err=True)
+        typer.echo(f"{said.daemon_missing}; what follows was seen without it,", err=True)
+        typer.echo("and as long as it does not run, only zonerw rewrite moves zones", err=True)
     typer.echo(text.tell(said), nl=False)
     return 0
 

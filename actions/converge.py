@@ -105,6 +105,8 @@ class Latest:
     ended: datetime | None = None
 
 
+_NOTHING_PUT_DOWN = "nothing was put down: it is where the zones pointed, or the preferred one"
+
 Answers = Mapping[str, soa.Serial | soa.NoSerial]  # by zone
 Serials = Mapping[str, Mapping[str, int]]  # nameserver -> zone -> serial
 
@@ -134,6 +136,7 @@ class Converger:
         self.latest = Latest()
         self._last: Outcome | None = None  # the last run's, while it can be trusted
         self._trusted_until = 0.0
+        self._serials: object = None  # the mark of those handed out by the end of the last run
         self._pinned: Pin | None = None  # in the last run
         self._unserved: frozenset[str] = frozenset()  # by the primary, at the end of the last run
 
@@ -148,6 +151,7 @@ class Converger:
         try:
             with self._state.locked():
                 outcome = self._run(trigger, word, last)
+                self._serials = self._state.mark_of_serials()
         except StateError as error:
             self._metrics.failures.labels("state").inc()
             self.latest = Latest(self.latest.outcome, error, self._around.now())
@@ -170,6 +174,7 @@ class Converger:
                 and trigger in ("timer", "look")
                 and time.monotonic() < self._trusted_until
                 and before == last.meant
+                and self._serials == self._state.mark_of_serials()
                 and judgement.decision.server == before.server
             ):
                 return replace(last, pin=pin, judgement=judgement)
@@ -193,8 +198,10 @@ class Converger:
             self._state.unpin()
             log.info("unpinned")
         pin = self._state.pin(self._around.now())
-        if self._pinned and not pin and not isinstance(word, Unpin):
-            log.info("pin expired", extra={"server": self._pinned.server})
+        if pin is None:
+            self._state.drop_old_pin(self._around.now())
+            if self._pinned and self._pinned.until <= self._around.now():
+                log.info("pin expired", extra={"server": self._pinned.server})
         self._pinned = pin
         self._metrics.pinned(pin.until if pin else None)
         return pin
@@ -281,7 +288,7 @@ class _Run:
             self._meant = Meant(
                 server=decision.server,
                 since=self._around.now(),
-                why=decision.why,
+                why=decision.why if decision.cause else _NOTHING_PUT_DOWN,
                 by=by,
                 before=judgement.serving if decision.cause else None,
                 cause=decision.cause,

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 
 from actions.decide import Alert, AlertState, Look
 from exporter import probes
-from exporter.config import Config, Server
+from exporter.config import Config, Reference, Server
 
 log = logging.getLogger(__name__)
 
@@ -266,12 +266,20 @@ def _look(name: str, server: Server, timeout: float) -> probes.Up | probes.Down:
         return probes.Down("error", str(error), timeout)
 
 
+def _ask_reference(name: str, reference: Reference, timeout: float) -> probes.Up | probes.Down:
+    try:
+        return probes.ask_reference(reference, timeout)
+    except Exception as error:  # likewise
+        log.exception("looking failed", extra={"reference": name})
+        return probes.Down("error", str(error), timeout)
+
+
 def _ask_references(config: Config, timeout: float) -> Mapping[str, probes.Up | probes.Down]:
     """Ask all of them at once, until one answers: nobody waits for one that is dead."""
     answers: dict[str, probes.Up | probes.Down] = {}
     pool = ThreadPoolExecutor(len(config.references) or 1)
     asked = {
-        pool.submit(probes.ask_reference, reference, timeout): name
+        pool.submit(_ask_reference, name, reference, timeout): name
         for name, reference in config.references.items()
     }
     for answered in as_completed(asked):

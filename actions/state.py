@@ -20,7 +20,7 @@ import os
 import pwd
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -36,6 +36,10 @@ _VERSION = 1
 
 # Years of an ordinary owner's; a few hours of one whose main server flaps all the time.
 _HISTORY_LINES = 1000
+
+
+# An ended pin is kept for so long, should the clock have been wrong.
+_PIN_KEPT = timedelta(days=1)
 
 
 class StateError(Exception):
@@ -152,6 +156,12 @@ class State:
         file = self._read(self._pin, _PinFile)
         return file.pin if file and now < file.pin.until else None
 
+    def drop_old_pin(self, now: datetime) -> None:
+        """Remove a pin that ended a day ago: a clock set back must not bring it to life again."""
+        file = self._read(self._pin, _PinFile)
+        if file and file.pin.until + _PIN_KEPT < now:
+            self.unpin()
+
     def put_pin(self, pin: Pin) -> None:
         """Set the pin, in place of any before, a damaged one too."""
         self._write(self._pin, _PinFile(version=_VERSION, pin=pin))
@@ -209,6 +219,14 @@ class State:
         """Zone -> the highest serial handed out."""
         file = self._read(self._serials, _SerialsFile)
         return dict(file.serials) if file else {}
+
+    def mark_of_serials(self) -> tuple[int, int] | None:
+        """What changes whenever anybody hands out a serial; None before the first."""
+        try:
+            its = self._serials.stat()
+        except OSError:
+            return None
+        return its.st_ino, its.st_mtime_ns
 
     def record(self, serials: Mapping[str, int]) -> None:
         """Record serials, before they are used."""

@@ -179,7 +179,7 @@ def answer(outcome: Outcome, secondaries: Mapping[str, ByZone]) -> Answer:
         pin=_pin(outcome.pin),
         switched_from=outcome.switched_from,
         zones=dict(sorted(outcome.zones.items())),
-        secondaries={name: _stand(zones) for name, zones in secondaries.items()},
+        secondaries={name: _stand(zones, outcome.zones) for name, zones in secondaries.items()},
     )
 
 
@@ -198,8 +198,8 @@ def document(config: Config, files: Files, moment: Moment) -> Document:
             name: _zone(moment.zones.get(name, ZoneOutcome()), files.sources.get(name))
             for name in sorted(names)
         },
-        primary={config.primary.name: _stand(moment.primary)},
-        secondaries={name: _stand(zones) for name, zones in moment.secondaries.items()},
+        primary={config.primary.name: _stand(moment.primary, moment.zones)},
+        secondaries={n: _stand(zones, moment.zones) for n, zones in moment.secondaries.items()},
         switches=tuple(map(_switch, reversed(files.history[-_LAST_SWITCHES:]))),
         troubles=files.troubles,
     )
@@ -246,15 +246,19 @@ def _zone(outcome: ZoneOutcome, source: Standing | None) -> Zone:
     return Zone(serial=outcome.serial, failed=failed, reason=reason, source=source)
 
 
-def _stand(zones: ByZone) -> dict[str, Stands]:
-    return {
-        name: Stands(
-            serial=its.serial,
-            serves=isinstance(its, Serves),
-            reason="" if isinstance(its, Serves) else its.reason,
-        )
-        for name, its in sorted(zones.items())
-    }
+def _stand(zones: ByZone, published: Mapping[str, ZoneOutcome]) -> dict[str, Stands]:
+    """How a nameserver stands; one that serves what the primary does may be behind the files."""
+
+    def stands(name: str, its: Serves | Behind) -> Stands:
+        serial = published[name].serial if name in published else None
+        if isinstance(its, Behind):
+            return Stands(serial=its.serial, serves=False, reason=its.reason)
+        if serial not in (None, its.serial):
+            why = f"serves {its.serial}, not {serial}"
+            return Stands(serial=its.serial, serves=False, reason=why)
+        return Stands(serial=its.serial, serves=True, reason="")
+
+    return {name: stands(name, its) for name, its in sorted(zones.items())}
 
 
 def _switch(switch: Meant) -> Switch:

@@ -18,6 +18,8 @@ _LONGEST_RUN = timedelta(minutes=1)
 # Where a name server does not serve many zones, these are named.
 _NAMED_ZONES = 3
 
+_HALF_A_MINUTE = timedelta(seconds=30)  # "8 hours from now", a moment after 8 hours were said
+
 
 def tell(its: Document) -> str:
     """Say how everything stands; ends with a newline."""
@@ -30,7 +32,8 @@ def _serving(its: Document) -> Iterator[str]:
     if its.serving is None or its.since is None:
         yield f"who serves is not known: {its.why}"
         return
-    yield f"{its.serving} serves since {utc(its.since)} ({_span(its.at - its.since)})"
+    serves = "is meant to serve" if any(z.failed for z in its.zones.values()) else "serves"
+    yield f"{its.serving} {serves} since {utc(its.since)} ({_span(its.at - its.since)})"
     yield f"because then {its.why} (by {its.by})"
     if its.servers and its.serving not in its.servers:
         yield f"{its.serving} is no server any more: the next run goes by the published zones"
@@ -78,9 +81,9 @@ def _kept(its: Document, serving: str) -> Iterator[str]:
     elif back and its.handback == "manual":
         yield f'{back[0]} could serve again, but handback is "manual": zonerw pin {back[0]} does it'
     elif not back:
-        if served.doubt:
+        if served.doubt and not before:
             yield f"nothing is changed until it is clear how it stands with {serving}"
-        elif (served.verdict, served.alert.state) == ("unsure", "firing"):
+        elif (served.verdict, served.alert.state, served.doubt) == ("unsure", "firing", None):
             yield f"nothing is changed before our own looks say it too of {serving}"
         if before and its.handback == "manual":
             yield f'once {before[0]} is up, zonerw pin {before[0]} hands back: handback is "manual"'
@@ -94,7 +97,7 @@ def _pinned(its: Document) -> Iterator[str]:
             yield "whether a server is pinned is not known, so nothing is decided:"
             yield f"{its.pin.unknown}; zonerw unpin, or a new zonerw pin, mends that"
         case Pin():
-            left = _span(its.pin.until - its.at)
+            left = _span(its.pin.until - its.at + _HALF_A_MINUTE)
             why = f": {its.pin.reason}" if its.pin.reason else ""
             until = f"until {utc(its.pin.until)} ({left} from now)"
             yield f"{its.pin.server} is pinned {until}, by {its.pin.by}{why}"
@@ -116,7 +119,7 @@ def _troubles(its: Document) -> Iterator[str]:
     run = its.run
     if run and run.error:
         error = "" if run.error in troubles else f": {run.error}"
-        troubles.append(f"the last run came to nothing, and all is kept as it is{error}")
+        troubles.append(f"the last run came to nothing: nothing moves, be main dead or not{error}")
     if run and run.ended is None:
         troubles.append("no run has ended yet")
     elif run and run.ended and its.at - run.ended > _LONGEST_RUN + timedelta(seconds=run.every):
@@ -125,6 +128,8 @@ def _troubles(its: Document) -> Iterator[str]:
     if troubles:
         yield "trouble:"
         yield from (f"  {trouble}" for trouble in troubles)
+    if its.troubles:
+        yield "  what is damaged can be moved away; it is found out anew as far as can be"
 
 
 def _zones(its: Document) -> Iterator[str]:
@@ -136,7 +141,7 @@ def _zones(its: Document) -> Iterator[str]:
         return
     wrong = [*_wrong_zones(published), *_wrong_nameservers(its, published)]
     if not wrong:
-        yield f"{counted}, all as they should be"
+        yield f"{counted}, all as they should be (last asked a minute ago at most)"
         return
     yield f"{counted}, not all as they should be:"
     yield from wrong

@@ -16,13 +16,19 @@ from exporter.config import Config, Duration
 PIN_FOR = "24h"  # a day's work on a server, and no pin is forgotten for longer
 
 
+_LONGEST = 200
+
+
+def printable(text: str) -> str:
+    """Text as it can be written down and shown, on one line: anything else becomes a "?"."""
+    return "".join(c if c.isprintable() else "?" for c in " ".join(text.split()))
+
+
 def _line(text: str) -> str:
-    """Text as it can be written down, on one line."""
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:  # a terminal's bytes, as Python lets them through
-        raise ValueError("text in UTF-8") from error
-    return " ".join(text.split())
+    line = " ".join(text.split())
+    if printable(line) != line or len(line) > _LONGEST:
+        raise ValueError(f"printable text, {_LONGEST} characters at most")
+    return line
 
 
 class PinWish(BaseModel):

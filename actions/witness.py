@@ -96,7 +96,9 @@ def _said(server: str, firing: Mapping[str, str], watched: set[str]) -> Alert:
         return Alert("firing", f"{firing[server]} is firing")
     if server in watched:
         return Alert("quiet", "no alert says that it is down")
-    return Alert("unknown", "no alert says that it is down, nor that it is watched")
+    return Alert(
+        "unknown", "no alert says that it is watched (is the exporter dead, or Prometheus?)"
+    )
 
 
 class _Alert(BaseModel):

@@ -53,7 +53,12 @@ def zonerw(config: Path, *words: str) -> Result:
         (("pin", "main", "--for", "1 day"), "--for: expected a duration such as "),
         (("pin", "main", "--for", "0s"), "--for: expected a duration such as "),
         (("pin",), "Missing argument"),
-        (("pin", "main", "--reason", "\udcff"), "--reason: expected text in UTF-8"),
+        (("pin", "main", "--reason", "\x1b[31m"), "--reason: expected printable text"),
+        (("pin", "main", "--reason", "x" * 201), "--reason: expected printable text, 200 char"),
+        (
+            ("pin", "main", "--reason", "\udcff"),
+            "--reason: expected printable text, 200 characters",
+        ),
         (("status", "--json", "--serving"), "expected --json or --serving, not both"),
     ],
 )
@@ -110,6 +115,8 @@ def test_a_token_that_cannot_be_read(config: Path) -> None:
 
 def test_who_gives_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     """The person behind sudo, else who logged in at this terminal, else the user."""
+    monkeypatch.setenv("SUDO_USER", "\udce9ric\x1b")
+    assert cli._person() == "?ric?"
     monkeypatch.setenv("SUDO_USER", "alice")
     assert cli._person() == "alice"
     monkeypatch.delenv("SUDO_USER")

@@ -105,6 +105,16 @@ def test_a_pin_ends_and_holds_again_should_the_clock_have_been_wrong(state: Stat
     assert state.pin(PIN.until - timedelta(seconds=1)) == PIN
 
 
+def test_a_pin_that_ended_a_day_ago_is_removed(state: State) -> None:
+    """A machine that boots with its clock in the past must not go by it again."""
+    state.put_pin(PIN)
+    state.drop_old_pin(PIN.until + timedelta(hours=23))
+    assert state.pin(NOW) == PIN
+    state.drop_old_pin(PIN.until + timedelta(hours=25))
+    assert state.pin(NOW) is None
+    state.drop_old_pin(PIN.until + timedelta(hours=25))
+
+
 def switches(count: int) -> list[Meant]:
     """To and fro."""
     days = (datetime(2026, 1, 1, tzinfo=UTC) + timedelta(hours=number) for number in range(count))

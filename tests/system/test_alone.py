@@ -248,6 +248,7 @@ def test_the_command_line_without_a_witness_or_a_state() -> None:
         blind = stack.zonerw("rewrite")
         assert (blind.returncode, stack.address_of("ns1", "example.org")) == (1, stack.main)
         assert "alerts: Alertmanager can't be asked: connection failed\n" in blind.stderr
+        assert "nothing is decided: too little is known by alerts" in blind.stderr
         forced = stack.zonerw("rewrite", "--forced")
         assert forced.returncode == 0
         (stack.layout.folder / "state" / "meant.json").write_text("{")

@@ -217,6 +217,15 @@ def test_another_programs_pin_is_heard_of_by_the_next_run(program: Program) -> N
     assert program.run("look").meant.server == "main"
 
 
+def test_another_programs_forced_rewrite_is_heard_of_by_the_next_run(program: Program) -> None:
+    """Else the followers would take the secondaries, which have it, for being ahead."""
+    program.run("timer")
+    Program(program.stack).run("request", Forced())
+    outcome = program.run("timer")
+    assert {its.serial for its in outcome.zones.values()} == {TODAY + 1}
+    assert program.told == dict.fromkeys(ZONES, TODAY + 1)
+
+
 @pytest.mark.parametrize("name", ["pin.json", "meant.json", "seen.json"])
 def test_a_damaged_file_holds_things_as_they_are(program: Program, name: str) -> None:
     """It is not "no pin"; a person's word, or the file taken away, is what heals it."""

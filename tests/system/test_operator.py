@@ -130,7 +130,7 @@ def test_a_pin_moves_the_zones_and_holds_while_main_is_fine(stack: Stack) -> Non
 def test_a_pin_ends_by_itself(stack: Stack) -> None:
     """When its time is over, nobody has to remember it."""
     before = serials(stack)
-    answer = ask(stack, "PUT", "/pin", {"server": "backup", "for": "4s"})
+    answer = ask(stack, "PUT", "/pin", {"server": "backup", "for": "10s"})
     assert (answer.status_code, answer.json()["serving"]) == (200, "backup")
     moved(stack, stack.main, raised(before, 2))
     assert any('msg="pin expired"' in line for line in log(stack))
@@ -200,7 +200,7 @@ def test_the_status_of_the_daemon(stack: Stack) -> None:
     assert (said.returncode, said.stderr) == (0, "")
     assert said.stdout.startswith("main serves since ")
     assert "main: no alert says that it is down, not looked at while all is quiet\n" in said.stdout
-    assert "\n2 zones on 3 name servers, all as they should be\n" in said.stdout
+    assert "\n2 zones on 3 name servers, all as they should be (" in said.stdout
     done = stack.zonerw("status", "--json")
     assert (done.returncode, done.stderr) == (0, "")
     its, daemons = json.loads(done.stdout), status(stack)
@@ -251,10 +251,10 @@ def test_the_status_without_the_daemon(stack: Stack) -> None:
     missing = (
         f"zonerw actions does not answer at {stack.layout.url('actions')}/status: connection failed"
     )
-    assert said.stderr == f"{missing}; what follows was seen without it\n"
+    assert said.stderr.startswith(f"{missing}; what follows was seen without it,\n")
     assert said.stdout.startswith("main serves since ")
     assert "\nmain is down: MainDown is firing, down in 3 looks (web: connection r" in said.stdout
-    assert "\n2 zones on 3 name servers, all as they should be\n" in said.stdout
+    assert "\n2 zones on 3 name servers, all as they should be (" in said.stdout
 
     done = stack.zonerw("status", "--json")
     assert (done.returncode, done.stderr) == (0, "")
@@ -293,7 +293,7 @@ def test_a_damaged_pin_holds_things_as_they_are(stack: Stack) -> None:
     assert its["run"]["error"].startswith(f"{path}: is damaged: ")
     said = stack.zonerw("status").stdout
     assert "whether a server is pinned is not known, so nothing is decided:\n" in said
-    assert "the last run came to nothing, and all is kept as it is\n" in said
+    assert "the last run came to nothing: nothing moves, be main dead or not\n" in said
     assert (serials(stack), path.read_text()) == (before, "{")
 
     done = stack.zonerw("unpin")

@@ -66,7 +66,7 @@ def _servers(its: Document) -> Iterator[str]:
         return
     if its.alone:
         yield "no alert is known of any server: our own looks decide alone"
-    if its.serving is not None and its.serving in its.servers:
+    if its.serving is not None and its.serving in its.servers and not its.daemon_missing:
         yield from _kept(its, its.serving)
 
 

@@ -78,7 +78,7 @@ class Testimony:
                     f"{self}, but never seen up since its checks were configured: are they right?"
                 )
             case ("firing", "up") | ("quiet", "down"):
-                return f"they disagree: {self}"
+                return f"alert and look disagree: {self}"
         return None
 
     def __str__(self) -> str:

@@ -241,7 +241,7 @@ class Looker:
         rounds = take(self._config, attended.servers, count)
         with self._news:
             for seen in rounds:
-                if attended == self._attended:
+                if attended is self._attended:
                     self._memory.note(seen)
                 elif self._attended.servers:
                     # Taken with other alerts, it says nothing now but of our own line.

@@ -52,8 +52,8 @@ def test_verdict_of_a_server_that_was_never_seen_up(words: str, verdict: str) ->
 @pytest.mark.parametrize(
     ("words", "seen_up", "doubt"),
     [
-        ("firing up", True, "they disagree: alert firing, look up"),
-        ("quiet down", True, "they disagree: alert quiet, look down"),
+        ("firing up", True, "alert and look disagree: alert firing, look up"),
+        ("quiet down", True, "alert and look disagree: alert quiet, look down"),
         ("firing down", False, f"alert firing, look down, {NEVER_UP}"),
         ("unknown down", False, f"alert unknown, look down, {NEVER_UP}"),
         ("firing down", True, None),

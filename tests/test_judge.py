@@ -135,7 +135,7 @@ def test_what_is_in_doubt_is_told_with_its_reason() -> None:
     judgement = World("firing up").judge(blind="no reference answers")
     assert judgement.doubts == {
         "our own line": "no reference answers",
-        "main": "they disagree: alert firing, look up",
+        "main": "alert and look disagree: alert firing, look up",
     }
 
 

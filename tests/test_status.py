@@ -130,7 +130,7 @@ def test_nothing_is_well() -> None:
 main is meant to serve since 2026-11-20 10:00:00 UTC (2 days)
 because then main: up (by timer)
 
-main is in doubt: they disagree: alert firing, look up
+main is in doubt: alert and look disagree: alert firing, look up
 backup is down: alert firing, look down
 
 backup is pinned until 2026-11-23 07:00:00 UTC (21 hours from now), by alice: a new disk
@@ -172,7 +172,7 @@ def by(server: str) -> Files:
     [
         pytest.param(
             FILES, judged(of(main="firing up", backup="quiet up")), "auto",
-            "main is in doubt: they disagree: alert firing, look up\n"
+            "main is in doubt: alert and look disagree: alert firing, look up\n"
             "backup is up: alert quiet, look up\n"
             "nothing is changed until it is clear how it stands with main\n",
             id="the witnesses disagree",
@@ -180,7 +180,7 @@ def by(server: str) -> Files:
         pytest.param(
             FILES, judged(of(main="quiet up", backup="quiet down")), "auto",
             "main is up: alert quiet, look up\n"
-            "backup is in doubt: they disagree: alert quiet, look down\n\n",
+            "backup is in doubt: alert and look disagree: alert quiet, look down\n\n",
             id="they disagree about another",
         ),
         pytest.param(
@@ -197,7 +197,7 @@ def by(server: str) -> Files:
         ),
         pytest.param(
             FILES, judged(of(main="firing down", backup="firing up")), "auto",
-            "backup is in doubt: they disagree: alert firing, look up\n\n",
+            "backup is in doubt: alert and look disagree: alert firing, look up\n\n",
             id="somewhere to go, in doubt: the next run does it",
         ),
         pytest.param(

@@ -112,12 +112,13 @@ def seen_up(stack: Stack, server: str) -> bool:
 
 def switches(stack: Stack) -> Switches:
     """How often actions has decided for another server since it was started."""
+    shown = metrics(stack)
     return {
         (before, after, cause): int(count)
         for before in ("main", "backup", "third")
         for after in ("main", "backup", "third")
         for cause in ("down", "handback", "pin")
-        if (count := metrics(stack).get(_switch(before, after, cause)))
+        if (count := shown.get(_switch(before, after, cause)))
     }
 
 

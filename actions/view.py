@@ -42,16 +42,17 @@ _T = TypeVar("_T")
 def by_daemon(config: Config, latest: Latest, followers: Sequence[Follower]) -> Document:
     """How everything stands, by what the daemon remembers; before a run has ended, by files."""
     files = _files(config)
-    verified = latest.outcome.zones if latest.outcome else {}
-    zones = verified if latest.outcome else _published(config, files)
+    # What an earlier run was told says nothing of now.
+    known = latest.outcome if not latest.error else None
+    verified = known.zones if known else {}
+    zones = verified if known else _published(config, files)
     every = config.alertmanager.poll if config.alertmanager else config.policy.every
     error = on_one_line(str(latest.error)) if latest.error else None
     moment = Moment(
         at=datetime.now(UTC),
         daemon_missing=None,
         run=Run(ended=latest.ended, every=every, error=error),
-        # What an earlier run was told says nothing of now.
-        judgement=latest.outcome.judgement if latest.outcome and not latest.error else None,
+        judgement=known.judgement if known else None,
         zones=zones,
         primary={name: _verified(its) for name, its in verified.items() if its.serial is not None},
         secondaries={follower.name: follower.seen() for follower in followers},

@@ -289,7 +289,7 @@ def test_the_files_speak_where_a_command_came_after_the_last_run(config: Config)
 
 
 def test_a_run_that_came_to_nothing_leaves_no_old_verdict(config: Config) -> None:
-    """The zones are as they were; who is down was not asked."""
+    """The zones are as the files say; who is down was not asked, nor the primary."""
     error = StateError(Path("/s/pin.json"), "is damaged:\n no")
     judged = Judgement({}, "main", "blind", "missing", False, Decision("main", None, ""))
     outcome = replace(OUTCOME, judgement=judged)
@@ -297,7 +297,7 @@ def test_a_run_that_came_to_nothing_leaves_no_old_verdict(config: Config) -> Non
     assert its.run is not None
     assert its.run.error == "/s/pin.json: is damaged: no"
     assert (its.blind, its.missing, its.servers) == (None, None, {})
-    assert its.zones["example.net"].serial == 8
+    assert (its.zones["example.net"].serial, its.primary) == (7, {"ns1": {}})
     assert remembered(config, Latest(outcome, None, NOW)).blind == "blind"
 
 

@@ -21,6 +21,7 @@ import dns.rcode
 import dns.rdatatype
 import pytest
 from conftest import StartNsd, StartWeb, free_port
+from responder import Responder
 
 from exporter.config import Address, Check, Reference, Server
 from exporter.probes import Down, Up, ask_reference, judge, look, network_reason, probe
@@ -534,43 +535,21 @@ def assert_silence(reference: Reference, stage: str) -> None:
     assert 0.5 <= result.seconds <= seconds < 0.5 + SLACK
 
 
-class Datagrams:
-    """A nameserver on UDP; the test says what it answers to the questions it has by now."""
-
-    def __init__(self, answer: Callable[[list[bytes]], list[bytes]]) -> None:
-        self.asked: list[bytes] = []
-        self._answer = answer
-        self.reference = Reference("dns", LOOPBACK, free_port("127.0.0.1"))
-        self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self._socket.bind(("127.0.0.1", self.reference.port))
-        self._thread = threading.Thread(target=self._run)
-
-    def __enter__(self) -> "Datagrams":
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as end:
-            end.sendto(b"", self._socket.getsockname())
-        self._thread.join()
-        self._socket.close()
-
-    def _run(self) -> None:
-        while True:
-            wire, client = self._socket.recvfrom(65536)
-            if not wire:
-                return
-            self.asked.append(wire)
-            for reply in self._answer(self.asked):
-                with contextlib.suppress(OSError):  # it has left
-                    self._socket.sendto(reply, client)
-
-
-def refuses(asked: list[bytes]) -> list[bytes]:
+def refuses(_: Responder, question: dns.message.Message) -> list[bytes]:
     """What a nameserver says that does not know the zone."""
-    reply = dns.message.make_response(dns.message.from_wire(asked[-1]))
+    reply = dns.message.make_response(question)
     reply.set_rcode(dns.rcode.REFUSED)
     return [reply.to_wire()]
+
+
+def says_nothing(_: Responder, __: dns.message.Message) -> list[bytes]:
+    """Nothing."""
+    return []
+
+
+def at(responder: Responder) -> Reference:
+    """The reference that it is."""
+    return Reference("dns", LOOPBACK, responder.nameserver.port)
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
@@ -643,9 +622,9 @@ def test_a_real_nameserver_s_refusal_is_an_answer(start_nsd: StartNsd) -> None:
 
 def test_a_dns_reference_is_asked_for_the_root() -> None:
     """Any nameserver knows it or refuses it; nobody is asked to find something out for us."""
-    with Datagrams(refuses) as reference:
-        assert isinstance(ask_reference(reference.reference, 5), Up)
-    (asked,) = map(dns.message.from_wire, reference.asked)
+    with Responder(refuses) as responder:
+        assert isinstance(ask_reference(at(responder), 5), Up)
+    (asked,) = responder.asked
     assert (asked.question[0].name, asked.question[0].rdtype) == (
         dns.name.root,
         dns.rdatatype.SOA,
@@ -655,9 +634,13 @@ def test_a_dns_reference_is_asked_for_the_root() -> None:
 
 def test_a_lost_packet_is_no_dead_line() -> None:
     """The question is asked again well before the deadline."""
-    with Datagrams(lambda asked: refuses(asked) if len(asked) > 1 else []) as reference:
+
+    def second_time(responder: Responder, question: dns.message.Message) -> list[bytes]:
+        return refuses(responder, question) if len(responder.asked) > 1 else []
+
+    with Responder(second_time) as responder:
         started = time.monotonic()
-        result = ask_reference(reference.reference, 1.5)
+        result = ask_reference(at(responder), 1.5)
         seconds = time.monotonic() - started
     assert isinstance(result, Up)
     assert 0.5 <= seconds < 0.5 + SLACK
@@ -665,9 +648,9 @@ def test_a_lost_packet_is_no_dead_line() -> None:
 
 def test_a_silent_dns_reference_is_a_timeout_after_several_tries() -> None:
     """And no longer than the deadline."""
-    with Datagrams(lambda _: []) as reference:
-        assert_silence(reference.reference, "waiting for the answer")
-    assert len(reference.asked) == 3
+    with Responder(says_nothing) as responder:
+        assert_silence(at(responder), "waiting for the answer")
+    assert len(responder.asked) == 3
 
 
 def test_a_dns_reference_that_never_replied_is_down_whatever_the_clock_says(
@@ -675,8 +658,8 @@ def test_a_dns_reference_that_never_replied_is_down_whatever_the_clock_says(
 ) -> None:
     """All tries are over: that alone is the failure, not that the deadline is over too."""
     monkeypatch.setattr("exporter.probes._Line.over", lambda _: False)
-    with Datagrams(lambda _: []) as reference:
-        result = ask_reference(reference.reference, 0.3)
+    with Responder(says_nothing) as responder:
+        result = ask_reference(at(responder), 0.3)
     assert isinstance(result, Down)
     assert (result.reason, result.detail) == ("timeout", "no reply to 3 questions")
 
@@ -684,14 +667,14 @@ def test_a_dns_reference_that_never_replied_is_down_whatever_the_clock_says(
 def test_a_stream_of_nonsense_is_no_reply() -> None:
     """Another id, the question itself, a scrap: passed over, and the deadline is kept."""
 
-    def nonsense(asked: list[bytes]) -> list[bytes]:
-        (right,) = refuses(asked)
+    def nonsense(responder: Responder, question: dns.message.Message) -> list[bytes]:
+        (right,) = refuses(responder, question)
         other_id = (int.from_bytes(right[:2]) ^ 1).to_bytes(2) + right[2:]
-        return [other_id, asked[-1], right[:5], b"\0"] * 10
+        return [other_id, question.to_wire(), right[:5], b"\0"] * 10
 
-    with Datagrams(nonsense) as reference:
-        assert_silence(reference.reference, "waiting for the answer")
-    assert len(reference.asked) == 3  # nonsense is no reason to ask more often
+    with Responder(nonsense) as responder:
+        assert_silence(at(responder), "waiting for the answer")
+    assert len(responder.asked) == 3  # nonsense is no reason to ask more often
 
 
 def test_references_that_are_closed_say_so_at_once() -> None:

@@ -18,9 +18,9 @@ import dns.rdatatype
 import dns.rrset
 import dns.tsig
 import pytest
-from conftest import StartNsd, free_port
+from conftest import StartNsd
+from responder import Responder
 
-from exporter.config import Nameserver
 from exporter.soa import NoReply, NoSerial, Serial, ask, ask_all, exchange
 from exporter.zonefile import Pointer
 
@@ -43,38 +43,6 @@ zone:
   request-xfr: 127.0.0.1@1 transfer
   allow-notify: 127.0.0.1 transfer
 """
-
-
-class Responder:
-    """A nameserver on UDP; the test says which datagrams answer a question."""
-
-    def __init__(self, answer: Callable[["Responder", dns.message.Message], list[bytes]]) -> None:
-        self.asked: list[dns.message.Message] = []
-        self._answer = answer
-        self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self.nameserver = Nameserver(address="127.0.0.1", port=free_port("127.0.0.1"))
-        self._socket.bind(("127.0.0.1", self.nameserver.port))
-        self._thread = threading.Thread(target=self._run)
-
-    def __enter__(self) -> "Responder":
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as end:
-            end.sendto(b"", self._socket.getsockname())
-        self._thread.join()
-        self._socket.close()
-
-    def _run(self) -> None:
-        while True:
-            wire, client = self._socket.recvfrom(65536)
-            if not wire:
-                return
-            self.asked.append(dns.message.from_wire(wire))
-            for reply in self._answer(self, self.asked[-1]):
-                with contextlib.suppress(OSError):  # it has left
-                    self._socket.sendto(reply, client)
 
 
 def reply_to(question: dns.message.Message, serial: int = 7) -> dns.message.Message:

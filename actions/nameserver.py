@@ -1,28 +1,22 @@
 """The primary's own programs: its checker and its reload.
 
-Owns what differs between kinds of name server. Neither proves that a zone is served: only asking
-for its SOA does, and that is left to converge.
+Owns running them; what each kind's are told and say is in exporter/kinds.py. Neither proves that a
+zone is served: only asking for its SOA does, and that is left to converge.
 """
 
 import os
-import re
 import shutil
 import subprocess
-import tempfile
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from exporter.config import Primary
+from exporter.kinds import KINDS, Kind
 from exporter.zonefile import Fault, SourceRefused
 
 # Long enough for ten thousand records on a small machine, and a hung daemon is seen soon enough.
 _CHECK_SECONDS = 10.0
 _RELOAD_SECONDS = 3.0
-
-# What NSD's programs put before a line: time and process, new each time, so that a lasting failure
-# would look like a new one.
-_STAMP = r"(?m)^\[[^\]]*\] \S+\[\d+\]: "
 
 # Where Debian keeps name servers' programs; a plain user's PATH lacks it.
 _SYSTEM_FOLDERS = ("/usr/local/sbin", "/usr/sbin", "/sbin")
@@ -32,53 +26,44 @@ class ReloadError(Exception):
     """The name server could not be told to reload: its next start, or a retry, may be right."""
 
 
-@dataclass(frozen=True)
-class Kind:
-    """What one kind of name server is told."""
-
-    reload: tuple[str, ...]
-    check: Callable[[str, str], tuple[str, ...]]  # zone, file -> the checker's arguments
-
-
-KINDS = {
-    "nsd": Kind(reload=("reload",), check=lambda zone, file: (zone, file)),
-}
-
-
 def reload(primary: Primary) -> None:
     """Tell the primary to load all zone files that have changed; ReloadError with its own words."""
-    command = [*primary.control, *KINDS[primary.kind].reload]
+    kind = KINDS[primary.kind]
+    command = [*primary.control, *kind.reload]
     try:
         done = _run(command, _RELOAD_SECONDS)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise ReloadError(_reason(command, error)) from error
     if done.returncode:
-        raise ReloadError(f"{' '.join(command)}: {_words(done)}")
+        raise ReloadError(f"{' '.join(command)}: {_words(done, kind)}")
 
 
 def check(primary: Primary, zone: str, content: bytes) -> None:
-    """Let the primary's own checker read a rendering; SourceRefused with its complaints."""
+    """Let the primary's own checker read a rendering; SourceRefused with its complaints.
+
+    It gets it through a pipe: a run that is killed leaves nothing behind.
+    """
+    kind = KINDS[primary.kind]
+    command = [*primary.checker, *kind.check, zone, "/dev/stdin"]
     try:
-        with tempfile.TemporaryDirectory(prefix="zonerw-") as folder:
-            file = Path(folder, zone)
-            file.write_bytes(content)
-            command = [*primary.checker, *KINDS[primary.kind].check(zone, str(file))]
-            done = _run(command, _CHECK_SECONDS)
+        done = _run(command, _CHECK_SECONDS, content)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise SourceRefused(
             (Fault(0, f"not checked: {_reason(primary.checker, error)}"),)
         ) from error
     if done.returncode:
-        raise SourceRefused(_complaints(_words(done), file, primary.checker[0]))
+        name = Path(primary.checker[0]).name
+        raise SourceRefused(tuple(_faults(name, _words(done, kind), kind)))
 
 
-def _complaints(words: str, file: Path, checker: str) -> tuple[Fault, ...]:
-    """Read `… FILE:LINE: text` lines; a rendering has its source's line numbers."""
-    name = Path(checker).name
-    placed = re.findall(rf"{re.escape(str(file))}:(\d+):\s*(.+)", words)
-    if placed:
-        return tuple(Fault(int(line), f"{name}: {text}") for line, text in placed)
-    return (Fault(0, f"{name}: {words}"),)
+def _faults(name: str, words: str, kind: Kind) -> Iterator[Fault]:
+    """Each complaint, with its line where it has one: a rendering has its source's line numbers."""
+    for line in words.splitlines():
+        placed = kind.complaint.fullmatch(line)
+        if placed:
+            yield Fault(int(placed[1]), f"{name}: {placed[2]}")
+        elif line.strip():
+            yield Fault(0, f"{name}: {line.strip()}")
 
 
 def find(program: str) -> str | None:
@@ -87,24 +72,20 @@ def find(program: str) -> str | None:
     return shutil.which(program, path=path)
 
 
-def _run(command: Sequence[str], seconds: float) -> subprocess.CompletedProcess[str]:
+def _run(
+    command: Sequence[str], seconds: float, given: bytes = b""
+) -> subprocess.CompletedProcess[bytes]:
     program = find(command[0])
     if program is None:
         raise FileNotFoundError(f"no such program: {command[0]}")
     return subprocess.run(
-        [program, *command[1:]],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        errors="replace",
-        timeout=seconds,
-        check=False,
+        [program, *command[1:]], input=given, capture_output=True, timeout=seconds, check=False
     )
 
 
-def _words(done: subprocess.CompletedProcess[str]) -> str:
-    said = re.sub(_STAMP, "", (done.stderr + done.stdout).strip())
-    return said or f"exit status {done.returncode}"
+def _words(done: subprocess.CompletedProcess[bytes], kind: Kind) -> str:
+    said = kind.noise.sub("", (done.stderr + done.stdout).decode(errors="replace"))
+    return said.strip() or f"exit status {done.returncode}"
 
 
 def _reason(command: Sequence[str], error: OSError | subprocess.TimeoutExpired) -> str:

@@ -36,6 +36,8 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails
 
+from exporter.kinds import KINDS
+
 DEFAULT_PATH = Path("/etc/zonerw/zonerw.toml")
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -154,6 +156,12 @@ def _matching(pattern: str) -> Callable[[str], str]:
         return text
 
     return parse
+
+
+def _known_kind(text: str) -> str:
+    if text not in KINDS:
+        raise ValueError(text)
+    return text
 
 
 def _absolute(text: str) -> Path:
@@ -283,6 +291,11 @@ def _no_two_alike(addresses: tuple[Address, ...]) -> tuple[Address, ...]:
     return addresses
 
 
+def _any_of(keys: Iterable[str]) -> str:
+    *most, last = keys
+    return f"{', '.join(most)} or {last}" if most else last
+
+
 def _table_of_urls(table: object) -> object:
     if not isinstance(table, dict):
         raise ValueError("a table [references]")  # noqa: TRY004 - what pydantic collects
@@ -311,6 +324,7 @@ Name = Annotated[
         "a name of lower-case letters, digits and inner hyphens",
     ),
 ]
+Kind = Annotated[str, _text(_known_kind, _any_of(map(json.dumps, KINDS)))]
 NameserverName = Annotated[Name, _once("a name that no other nameserver has")]
 AbsolutePath = Annotated[Path, _text(_absolute, 'an absolute path such as "/etc/zonerw"')]
 Port = Annotated[int, _whole(1, 65535)]
@@ -430,9 +444,16 @@ class Primary(Nameserver):
     """The nameserver on this machine that loads the published zones."""
 
     name: NameserverName = Field(default="primary", validate_default=True)
-    kind: Literal["nsd"]
-    control: Command = ("nsd-control",)
-    checker: Command = ("nsd-checkzone",)
+    kind: Kind
+    control: Command = ()  # its kind's, and so is the checker
+    checker: Command = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _programs_of_its_kind(cls, table: object) -> object:
+        if isinstance(table, dict) and isinstance(kind := table.get("kind"), str) and kind in KINDS:
+            return {"control": KINDS[kind].control, "checker": KINDS[kind].checker} | table
+        return table
 
 
 class Tsig(_Section):
@@ -634,8 +655,3 @@ def _keys_beside(loc: tuple[int | str, ...]) -> Iterable[str]:
         if type(None) in get_args(here):
             here = get_args(here)[0]
     return tuple(here.model_fields)
-
-
-def _any_of(keys: Iterable[str]) -> str:
-    *most, last = keys
-    return f"{', '.join(most)} or {last}" if most else last

@@ -58,7 +58,7 @@ def test_every_faulty_file_has_its_words() -> None:
 def test_the_error_carries_the_path_and_each_fault(tmp_path: Path) -> None:
     """Whoever catches the error has the faults one by one, and the file they are in."""
     with pytest.raises(ConfigError) as refused:
-        config_of(tmp_path, MINIMAL.replace('"nsd"', '"bind"').replace('"127.0.0.1"', "53"))
+        config_of(tmp_path, MINIMAL.replace('"nsd"', '"powerdns"').replace('"127.0.0.1"', "53"))
     assert refused.value.path == tmp_path / "zonerw.toml"
     assert [fault.partition(":")[0] for fault in refused.value.faults] == [
         "primary.address",

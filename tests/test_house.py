@@ -9,7 +9,10 @@ import pytest
 HOUSE = Path(__file__).parent.parent
 
 # What actions shares with the exporter.
-SHARED = ("exporter.config", "exporter.zonefile", "exporter.probes", "exporter.soa", "exporter.log")
+SHARED = (
+    *("exporter.config", "exporter.kinds", "exporter.zonefile"),
+    *("exporter.probes", "exporter.soa", "exporter.log"),
+)
 
 # They decide, and they turn text into text: what they know of the world comes in as arguments.
 PURE = ("actions.decide", "actions.zone")

@@ -181,11 +181,11 @@ def _server_fault(slot: Slot, name: str, servers: Mapping[str, Server]) -> str |
 # --- where a zone points --------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Pointer:
-    """The name whose addresses of this type tell which server a zone points at."""
+    """The name, absolute, whose addresses of this type tell which server a zone points at."""
 
-    name: dns.name.Name
+    name: str
     type: Literal["A", "AAAA"]
 
 
@@ -197,8 +197,8 @@ def pointer(source: Source) -> Pointer:
     for rtype in _ADDRESS_TYPES:
         for record in source.records:
             if record.type == rtype and any(slot.server is None for slot in record.slots):
-                return Pointer(record.owner, rtype)
-    return Pointer(dns.name.from_text(source.zone), "A")
+                return Pointer(record.owner.to_text(), rtype)
+    return Pointer(f"{source.zone}.", "A")
 
 
 _ADDRESS_TYPES: tuple[Literal["A", "AAAA"], ...] = ("A", "AAAA")

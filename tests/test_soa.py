@@ -70,7 +70,7 @@ def changed(
 
 
 def pointer(name: str, rtype: Literal["A", "AAAA"] = "A") -> Pointer:
-    return Pointer(dns.name.from_text(name), rtype)
+    return Pointer(name, rtype)
 
 
 def silent(_: Responder, __: dns.message.Message) -> list[bytes]:
@@ -166,13 +166,13 @@ def test_signatures_are_verified_both_ways(start_nsd: StartNsd) -> None:
         5,
         tries=1,
     )
-    signed, unsigned = replies[:2]
-    assert isinstance(signed, dns.message.Message)
-    assert (signed.rcode(), signed.had_tsig) == (dns.rcode.NOERROR, True)
-    assert isinstance(unsigned, dns.message.Message)
-    assert unsigned.rcode() == dns.rcode.REFUSED
-    assert replies[2:4] == [NoReply("BADSIG"), NoReply("BADKEY")]
-    assert replies[4] == NoReply("NXDOMAIN, not signed")
+    assert replies == [
+        dns.rcode.NOERROR,
+        dns.rcode.REFUSED,
+        NoReply("BADSIG"),
+        NoReply("BADKEY"),
+        NoReply("NXDOMAIN, not signed"),
+    ]
 
 
 # --- what the network does ------------------------------------------------------------------
@@ -296,13 +296,14 @@ def test_messages_with_the_same_id_are_not_mixed_up() -> None:
     """With many questions chance gives two the same id; each has its own answer."""
 
     def by_name(_: Responder, question: dns.message.Message) -> list[bytes]:
-        return [reply_to(question, int(question.question[0].name.labels[0])).to_wire()]
+        reply = reply_to(question)
+        reply.set_rcode(dns.rcode.Rcode(int(question.question[0].name.labels[0])))
+        return [reply.to_wire()]
 
     questions = [dns.message.make_query(f"{n}.example", "SOA", id=99) for n in range(10)]
     with Responder(by_name) as responder:
-        replies = exchange(responder.nameserver, questions, 2)
-    serials = [r.answer[0][0].serial for r in replies if isinstance(r, dns.message.Message)]
-    assert serials == list(range(10))
+        assert exchange(responder.nameserver, questions, 2) == list(range(10))
+    assert len(responder.asked) == 10
 
 
 # --- addresses ------------------------------------------------------------------------------

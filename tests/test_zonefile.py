@@ -371,7 +371,7 @@ def test_no_address_is_added_to_a_text_that_holds_one(text: str) -> None:
 def test_a_zone_points_where_its_first_marked_name_does(text: str, name: str, rtype: str) -> None:
     """The first whose address goes with the serving server; without any, the apex has to do."""
     found = pointer(parse("example.org", (HEAD + text).encode(), SERVERS))
-    assert (found.name.to_text(), found.type) == (name, rtype)
+    assert (found.name, found.type) == (name, rtype)
 
 
 # --- form -----------------------------------------------------------------------------------

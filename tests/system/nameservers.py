@@ -391,7 +391,7 @@ options {{
 
 
 def _knot_conf(own: _Own) -> str:
-    """A primary's file is never written by Knot, and is all there is; a secondary has a journal."""
+    """A primary's file is all there is, and never written; a secondary has all in its journal."""
     text = f"""\
 server:
   rundir: {own.folder}
@@ -419,7 +419,7 @@ acl:
         template = f"""\
     file: "{own.zone_folder}/%s"
     zonefile-sync: -1
-    zonefile-load: difference
+    zonefile-load: whole
     journal-content: none
 """
     else:

@@ -12,16 +12,18 @@ from types import FrameType
 from typing import NoReturn
 
 import uvicorn
-from dns.rdtypes.ANY.SOA import SOA
 
 from actions import auth, notify, view, witness
+from actions.accept import Watch
 from actions.app import Parts, create_app
-from actions.converge import Around, Converger, Outcome, Serials, Word
+from actions.converge import Around, Converger, Word
 from actions.judge import Witnesses
 from actions.looks import Attention, Looker, Seen
 from actions.metrics import Metrics, Trigger
-from actions.notify import Follower
-from actions.state import StateError
+from actions.notify import Follower, Wanted
+from actions.outcome import Outcome
+from actions.publish import Serials
+from actions.state import State, StateError
 from actions.witness import Heard
 from actions.worker import Worker
 from exporter import config as configuration
@@ -67,11 +69,14 @@ def _around(followers: Sequence[Follower], asked: Witnesses) -> Around:
             serials = pool.map(lambda follower: follower.serials(zones), followers)
             return dict(zip((follower.name for follower in followers), serials, strict=True))
 
-    def served(soas: Mapping[str, SOA]) -> None:
-        for follower in followers:
-            follower.want(soas)
+    def stuck() -> Collection[str]:
+        return {zone for follower in followers for zone in follower.stuck()}
 
-    return Around(secondaries, served, asked)
+    def served(zones: Mapping[str, Wanted]) -> None:
+        for follower in followers:
+            follower.want(zones)
+
+    return Around(secondaries, stuck, served, asked)
 
 
 def run(config: Config) -> int:
@@ -89,10 +94,13 @@ def run(config: Config) -> int:
 
     def converge(trigger: Trigger, word: Word | None) -> Outcome:
         outcome = converger.run(trigger, word)
+        kept = {n for n, its in outcome.zones.items() if its.serial or its.failed}
         for follower in followers:
-            follower.keep({n for n, its in outcome.zones.items() if its.serial or its.failed})
+            follower.keep(kept)
         return outcome
 
+    watch = Watch(config, State(config.actions.state))
+    metrics.show_sources(watch.look)
     alertmanager, policy = config.alertmanager, config.policy
     worker = Worker(converge, alertmanager.poll if alertmanager else policy.every)
     listening = _listen(config)
@@ -108,7 +116,7 @@ def run(config: Config) -> int:
         worker,
         followers,
         heard,
-        status=lambda: view.by_daemon(config, converger.latest, followers),
+        status=lambda: view.by_daemon(config, watch, converger.latest, followers),
     )
     app = create_app(parts, tokens)
     server = uvicorn.Server(

@@ -1,18 +1,33 @@
 """Accepting: a person's word that the sources, as they are now, are to be published.
 
 Owns reading the owner's base files and every check that a source must pass, so that a switch has
-nothing left to check. What passes is kept in the state; publishing it is converge's business.
+nothing left to check. Checking may take minutes where there are thousands, so it needs no lock, and
+no switch waits for it; what passed is taken over under the lock. Publishing it is converge's
+business.
 """
 
-from collections.abc import Mapping
+import logging
+import os
+import threading
+import time
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from actions import nameserver, zone
-from actions.state import State
+from actions.state import Mark, State, mark
 from exporter import zonefile
 from exporter.config import Config
+
+log = logging.getLogger(__name__)
+
+# Who waits longer wants to know how far it is.
+_TELL_EVERY_SECONDS = 5.0
+
+# A scrape waits, or a person does: what is not checked by then is left to the next look.
+_CHECK_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
@@ -24,24 +39,33 @@ class Verdict:
 
 
 @dataclass(frozen=True)
+class Checked:
+    """What the checks came to: the sources that passed, and why others are refused, by zone.
+
+    `zones`: those that were named; none, where all were meant. `found`: those that have a file.
+    """
+
+    zones: tuple[str, ...]
+    passed: Mapping[str, bytes]
+    refused: Mapping[str, str]
+    found: frozenset[str]
+    nothing: str | None = None  # why nothing at all was found
+
+
+@dataclass(frozen=True)
 class Standing:
     """How a source stands to what was accepted of it, if anything was.
 
     `why`: whether a pending one was "edited" or is "new"; what is wrong with a broken one, a line
-    for each fault.
+    for each fault. An unchecked one is pending too: there was no time yet to see if it is good.
     """
 
-    state: Literal["accepted", "pending", "broken", "gone"]
+    state: Literal["accepted", "pending", "unchecked", "broken", "gone"]
     why: str = ""
 
 
-def accept(config: Config, state: State, names: tuple[str, ...]) -> Mapping[str, Verdict]:
-    """Accept the named zones' sources, or all there are.
-
-    What was accepted before stays so where the new source is refused. So it does where the source
-    has vanished, until a person names that zone, and others are there: a folder that is not mounted
-    retires nothing.
-    """
+def check(config: Config, zones: tuple[str, ...]) -> Checked:
+    """Check the named zones' sources, or all there are; tells the log how far it is."""
     folder = config.zones.sources
     try:
         found = zonefile.find(folder)
@@ -49,53 +73,118 @@ def accept(config: Config, state: State, names: tuple[str, ...]) -> Mapping[str,
     except OSError as error:
         nothing = f"can't be read: {error.strerror}"
     if nothing:
-        return dict.fromkeys(names or (str(folder),), Verdict("refused", f"{folder}: {nothing}"))
-    read = {
-        name: _read(config, name, found.paths[name])
-        for name in names or found.paths
-        if name in found.paths
-    }
-    state.accept({name: it for name, it in read.items() if isinstance(it, bytes)})
-    verdicts = {
-        name: it if isinstance(it, Verdict) else Verdict("accepted") for name, it in read.items()
-    }
-    refused = {
-        file.removesuffix(zonefile.SUFFIX): Verdict("refused", f"{folder / file}: {why}")
-        for file, why in found.refused.items()
-    }
-    accepted = state.accepted()
-    for name in set(names or (*accepted, *refused)) - found.paths.keys():
-        verdicts[name] = refused.get(name) or _missing(
-            config, state, name, named=bool(names), known=name in accepted
-        )
-    return verdicts
-
-
-def standings(config: Config, accepted: Mapping[str, bytes]) -> Mapping[str, Standing]:
-    """How each source stands to what was accepted; changes nothing.
-
-    OSError where the folder can't be read. What is as it was accepted is not checked again.
-    """
-    folder = config.zones.sources
-    found = zonefile.find(folder)
-    stand = {name: Standing("gone") for name in accepted.keys() - found.paths.keys()}
+        return Checked(zones, {}, {}, frozenset(), f"{folder}: {nothing}")
+    paths = {name: found.paths[name] for name in zones or found.paths if name in found.paths}
+    passed, refused = dict[str, bytes](), dict[str, str]()
+    # Most of it is the name server's own checker, a program: one for each processor.
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        read = pool.map(lambda item: _read(config, *item), paths.items())
+        for name, its in zip(paths, _told(read, len(paths)), strict=True):
+            if isinstance(its, Verdict):
+                refused[name] = its.why
+            else:
+                passed[name] = its
     for file, why in found.refused.items():
-        stand[file.removesuffix(zonefile.SUFFIX)] = Standing("broken", f"{folder / file}: {why}")
-    for name, path in found.paths.items():
-        stand[name] = _standing(config, name, path, accepted.get(name))
-    return dict(sorted(stand.items()))
+        name = file.removesuffix(zonefile.SUFFIX)
+        if not zones or name in zones:
+            refused[name] = f"{folder / file}: {why}"
+    return Checked(zones, passed, refused, frozenset(found.paths))
 
 
-def _standing(config: Config, name: str, path: Path, accepted: bytes | None) -> Standing:
+def accept(config: Config, state: State, checked: Checked) -> Mapping[str, Verdict]:
+    """Take over what has passed, under the lock; what becomes of each zone.
+
+    What was accepted before stays so where the new source is refused. So it does where the source
+    has vanished, until a person names that zone, and others are there: a folder that is not mounted
+    retires nothing.
+    """
+    if checked.nothing:
+        folder = str(config.zones.sources)
+        return dict.fromkeys(checked.zones or (folder,), Verdict("refused", checked.nothing))
+    state.accept(checked.passed)
+    accepted = state.accepted()
+    missing = set(checked.zones or accepted) - checked.found - checked.refused.keys()
+    return {
+        **{name: Verdict("accepted") for name in checked.passed},
+        **{name: Verdict("refused", why) for name, why in checked.refused.items()},
+        **{
+            name: _missing(config, state, name, named=bool(checked.zones), known=name in accepted)
+            for name in missing
+        },
+    }
+
+
+class Watch:
+    """How the sources stand to what was accepted; looking changes nothing.
+
+    What has not changed since the last look is not read again, and a look takes a few seconds at
+    most: checks that are left then are for the next one. Any thread may look.
+    """
+
+    def __init__(self, config: Config, state: State) -> None:
+        self._config = config
+        self._state = state
+        self._known: dict[str, tuple[Mark | None, Mark | None, Standing]] = {}
+        self._looking = threading.Lock()
+
+    def look(self) -> Mapping[str, Standing]:
+        """How each source stands; OSError or StateError where a folder can't be read."""
+        with self._looking:
+            return self._look()
+
+    def _look(self) -> Mapping[str, Standing]:
+        folder = self._config.zones.sources
+        accepted, found = self._state.accepted(), zonefile.find(folder)
+        stand = {name: Standing("gone") for name in accepted.keys() - found.paths.keys()}
+        for file, why in found.refused.items():
+            name = file.removesuffix(zonefile.SUFFIX)
+            stand[name] = Standing("broken", f"{folder / file}: {why}")
+        known, self._known = self._known, {}
+        until = time.monotonic() + _CHECK_SECONDS
+        for name, path in found.paths.items():
+            marks = _mark_of(path), accepted.get(name)
+            its = known.get(name)
+            if its is None or its[:2] != marks or its[2].state == "unchecked":
+                known_as = None if marks[1] is None else self._state.source(name)
+                in_time = time.monotonic() < until
+                its = *marks, _standing(self._config, name, path, known_as, check=in_time)
+            stand[name] = its[2]
+            if marks[0] is not None:
+                self._known[name] = its
+        return dict(sorted(stand.items()))
+
+
+def _mark_of(path: Path) -> Mark | None:
+    try:
+        return mark(path.stat())
+    except OSError:
+        return None
+
+
+def _standing(
+    config: Config, name: str, path: Path, accepted: bytes | None, *, check: bool
+) -> Standing:
     try:
         content = path.read_bytes()
     except OSError as error:
         return Standing("broken", _unreadable(path, error))
     if content == accepted:
         return Standing("accepted")
+    if not check:
+        return Standing("unchecked")
     if faults := _faults(config, name, path, content):
         return Standing("broken", faults)
     return Standing("pending", "new" if accepted is None else "edited")
+
+
+def _told(read: Iterable[bytes | Verdict], count: int) -> Iterable[bytes | Verdict]:
+    """The same, with a word to the log now and then."""
+    told = time.monotonic()
+    for done, its in enumerate(read):
+        if time.monotonic() - told >= _TELL_EVERY_SECONDS:
+            told = time.monotonic()
+            log.info("checking sources", extra={"done": done, "of": count})
+        yield its
 
 
 def _read(config: Config, name: str, path: Path) -> bytes | Verdict:

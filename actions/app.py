@@ -20,10 +20,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 from starlette.types import ASGIApp
 
+from actions.accept import check
 from actions.auth import Gate, Tokens
-from actions.converge import Forced, Outcome, Unpin
+from actions.converge import Forced, Unpin
 from actions.metrics import Metrics
 from actions.notify import Follower
+from actions.outcome import Outcome
 from actions.payload import Payload
 from actions.state import StateError
 from actions.status import Answer, Document, answer
@@ -89,8 +91,10 @@ def create_app(parts: Parts, tokens: Tokens) -> ASGIApp:
         asked = await _parsed(request, Rewrite)
         if asked.mode == "minimal" and asked.zones:
             return JSONResponse({"error": 'zones: only with mode "forced"'}, 422)
-        forced = Forced(asked.zones) if asked.mode == "forced" else None
-        return await _answer(worker.request(forced), followers, requested=True)
+        if asked.mode == "minimal":
+            return await _answer(worker.request(None), followers, requested=True)
+        run = worker.request_when(lambda: Forced(asked.zones, check(config, asked.zones)))
+        return await _answer(run, followers, requested=True)
 
     @app.put("/pin")
     async def pin(request: Request) -> JSONResponse:

@@ -16,11 +16,12 @@ from pydantic import ValidationError
 
 from actions import __main__ as daemon
 from actions import auth, looks, notify, text, view
-from actions.converge import Forced, Outcome, Unpin, Word
+from actions.converge import Forced, Unpin, Word
 from actions.decide import Look
 from actions.looks import Attention, Seen
 from actions.metrics import Metrics
 from actions.notify import Follower, Serves
+from actions.outcome import Outcome
 from actions.state import Pin, State, StateError
 from actions.wish import PIN_FOR, PinWish, printable, unknown_servers
 from actions.witness import Heard

@@ -2,53 +2,48 @@
 
 Level-triggered: the same run on a webhook, on a timer, by hand and at the start; it changes nothing
 where there is nothing to change, and a run that was killed is finished by the next. Owns the order
-of the steps and what becomes of each zone. Following the secondaries comes after it, elsewhere.
+of the steps, what is put down, and how long the last run can be trusted. Writing zones is left to
+`publish.py`, the primary to `primary.py`, following the secondaries to `notify.py`.
 """
 
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from pathlib import Path
 
-from dns.rdtypes.ANY.SOA import SOA
-from dns.serial import Serial
-
-from actions import files, nameserver, zone
-from actions.accept import accept
+from actions import zone
+from actions.accept import Checked, accept, check
 from actions.judge import Judgement, Witnesses, judge, mark
-from actions.metrics import Metrics, Step, Trigger
+from actions.metrics import Metrics, Trigger
+from actions.notify import Wanted
+from actions.outcome import Latest, Outcome, Tally
+from actions.primary import Primary
+from actions.publish import LINES, Publisher, Seen, Serials
 from actions.state import Meant, Pin, State, StateError
+from actions.templates import Reading, Templates
 from exporter import soa, zonefile
 from exporter.config import Config
 
 log = logging.getLogger(__name__)
 
-# The primary is on this machine: it answers at once, or not at all.
-_PRIMARY_SECONDS = 0.5
-
-# NSD loads a zone in some ten milliseconds; a webhook has to be answered within 7 s.
-_VERIFY_SECONDS = 4.0
-# No faster: NSD answers no more than 200 questions a second.
-_ASK_EVERY_SECONDS = 0.01
-# Name servers lose reloads: ask for it again when the serial does not come.
-_RELOAD_AGAIN_SECONDS = 0.25
-
-# A nameserver that stays ahead of an unchanged zone is overtaken this often.
-_OVERTAKE_EVERY_SECONDS = 3600.0
-
-# While all is well, a timer's run trusts the last one; this often it looks at every zone again.
+# While all is well, most runs trust the last one; this often one looks at every zone again.
 _LOOK_AGAIN_SECONDS = 60.0
+
+# Who only wakes us wants to know who is to be served; a person wants everything looked at.
+_TRUSTING: Collection[Trigger] = ("timer", "look", "webhook")
 
 
 @dataclass(frozen=True)
 class Forced:
-    """A person's word: accept and publish anew these zones' sources; all, if none is named."""
+    """A person's word: accept and publish anew these zones' sources; all, if none is named.
+
+    `checked`: what their checks came to, where somebody had them made beforehand.
+    """
 
     zones: tuple[str, ...] = ()
+    checked: Checked | None = None
 
 
 @dataclass(frozen=True)
@@ -59,68 +54,21 @@ class Unpin:
 Word = Forced | Pin | Unpin  # what a person can ask for, beside a run
 
 
-@dataclass(frozen=True)
-class ZoneOutcome:
-    """What became of a zone: the serial on disk, whether this run wrote it, and what failed.
-
-    `reason` says why it failed; without `failed`, what the owner should know.
-    """
-
-    serial: int | None = None
-    written: bool = False
-    failed: Step | None = None
-    reason: str = ""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a run came to: what is meant, by which judgement, and what became of each zone."""
-
-    meant: Meant
-    pin: Pin | None
-    judgement: Judgement
-    switched_from: str | None
-    zones: Mapping[str, ZoneOutcome]
-
-    @property
-    def refused(self) -> bool:
-        """Whether a source was refused: a retry can't help."""
-        return any(outcome.failed == "accept" for outcome in self.zones.values())
-
-    @property
-    def failed(self) -> bool:
-        """Whether a step failed that a retry may pass."""
-        return any(outcome.failed not in (None, "accept") for outcome in self.zones.values())
-
-
-@dataclass(frozen=True)
-class Latest:
-    """How the last run ended, and when; `outcome` is the last one that there was.
-
-    `error`: why the run came to none.
-    """
-
-    outcome: Outcome | None = None
-    error: StateError | None = None
-    ended: datetime | None = None
-
-
 _NOTHING_PUT_DOWN = "nothing was put down: it is where the zones pointed, or the preferred one"
-
-Answers = Mapping[str, soa.Serial | soa.NoSerial]  # by zone
-Serials = Mapping[str, Mapping[str, int]]  # nameserver -> zone -> serial
 
 
 @dataclass(frozen=True)
 class Around:
     """What converge is connected to: whom it asks, and whom it tells.
 
-    `secondaries` gives the serials that the secondaries have, of these zones; `served` is told
-    what the primary serves, as soon as it does; `now` is the time, UTC.
+    `secondaries` gives the serials that the secondaries have, of these zones, and `stuck` the zones
+    that one of them stays behind with; `served` is told what the primary serves, as soon as it
+    does; `now` is the time, UTC.
     """
 
     secondaries: Callable[[Collection[str]], Serials]
-    served: Callable[[Mapping[str, SOA]], None]
+    stuck: Callable[[], Collection[str]]
+    served: Callable[[Mapping[str, Wanted]], None]
     witnesses: Witnesses
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
 
@@ -133,12 +81,15 @@ class Converger:
         self._metrics = metrics
         self._around = around
         self._state = State(config.actions.state)
+        self._templates = Templates(self._state, config.servers)
         self.latest = Latest()
         self._last: Outcome | None = None  # the last run's, while it can be trusted
         self._trusted_until = 0.0
         self._serials: object = None  # the mark of those handed out by the end of the last run
         self._pinned: Pin | None = None  # in the last run
-        self._unserved: frozenset[str] = frozenset()  # by the primary, at the end of the last run
+        self._unserved: Collection[str] = ()  # by the primary, at the end of the last run
+        self._swept = False
+        metrics.show_zones(self._published, lambda: around.now().date())
 
     def prepare(self) -> None:
         """Make the state folder ready; StateError says why it can't be used."""
@@ -147,9 +98,14 @@ class Converger:
     def run(self, trigger: Trigger, word: Word | None = None) -> Outcome:
         """Converge once. StateError when what is put down can't be read or written."""
         self._metrics.converges.labels(trigger).inc()
+        if isinstance(word, Forced) and word.checked is None:
+            word = Forced(word.zones, check(self._config, word.zones))
         last, self._last = self._last, None
         try:
             with self._state.locked():
+                if not self._swept:
+                    self._state.sweep()
+                    self._swept = True
                 outcome = self._run(trigger, word, last)
                 self._serials = self._state.mark_of_serials()
         except StateError as error:
@@ -157,37 +113,48 @@ class Converger:
             self.latest = Latest(self.latest.outcome, error, self._around.now())
             raise
         self.latest = Latest(outcome, None, self._around.now())
-        if not (outcome.failed or outcome.refused):
-            self._last = _unchanged(outcome)
-        self._unserved = frozenset(n for n, z in outcome.zones.items() if z.failed == "verify")
+        self._last = None if outcome.refused else outcome
         return outcome
+
+    def _published(self) -> Mapping[str, int]:
+        return self.latest.outcome.serials if self.latest.outcome else {}
 
     def _run(self, trigger: Trigger, word: Word | None, last: Outcome | None) -> Outcome:
         pin = self._pin(word)
         before = self._state.meant()
+        known = _unchanged(last) if last and self._holds(last, trigger, before) else None
         judgement = None
         if before and before.server in self._config.servers:
             judgement = self._judge(before.server, pin)
+        only = None
+        if known and judgement and judgement.decision.server == known.meant.server:
             # While all is well, the last run's outcome is trusted without reading a zone.
-            if (
-                last
-                and trigger in ("timer", "look")
-                and time.monotonic() < self._trusted_until
-                and before == last.meant
-                and self._serials == self._state.mark_of_serials()
-                and judgement.decision.server == before.server
-            ):
-                return replace(last, pin=pin, judgement=judgement)
-        self._trusted_until = time.monotonic() + _LOOK_AGAIN_SECONDS
+            only = known.failing
+            if not only:
+                return replace(known, pin=pin, judgement=judgement)
+        else:
+            self._trusted_until = time.monotonic() + _LOOK_AGAIN_SECONDS
         run = _Run(self._config, self._state, self._metrics, self._around)
         run.accept(word if isinstance(word, Forced) else None, first_start=before is None)
+        run.read(self._templates.read(), only)
         if judgement is None:
             judgement = self._judge(run.pointed_at(), pin)
         by_pin = pin and judgement.decision.cause == "pin"
-        run.put_down(before, judgement, pin.by if pin and by_pin else trigger)
-        run.publish()
-        run.verify(hopeless=self._unserved)
-        return run.outcome(pin, judgement)
+        meant = run.put_down(before, judgement, pin.by if pin and by_pin else trigger)
+        run.converge(meant, known.served if known else {}, hopeless=self._unserved)
+        zones = run.tally.zones if only is None or not known else {**known.zones, **run.tally.zones}
+        self._unserved = {n for n, its in zones.items() if its.failed == "verify"}
+        switched_from = judgement.serving if judgement.decision.cause else None
+        return Outcome(meant, pin, judgement, switched_from, zones)
+
+    def _holds(self, last: Outcome, trigger: Trigger, before: Meant | None) -> bool:
+        """Whether a run may go by what the last one found."""
+        return (
+            trigger in _TRUSTING
+            and time.monotonic() < self._trusted_until
+            and before == last.meant
+            and self._serials == self._state.mark_of_serials()
+        )
 
     def _pin(self, word: Word | None) -> Pin | None:
         """The pin that holds, after a person's word."""
@@ -197,11 +164,9 @@ class Converger:
         elif isinstance(word, Unpin):
             self._state.unpin()
             log.info("unpinned")
-        pin = self._state.pin(self._around.now())
-        if pin is None:
-            self._state.drop_old_pin(self._around.now())
-            if self._pinned and self._pinned.until <= self._around.now():
-                log.info("pin expired", extra={"server": self._pinned.server})
+        pin = self._state.pin_or_drop(self._around.now())
+        if pin is None and self._pinned and self._pinned.until <= self._around.now():
+            log.info("pin expired", extra={"server": self._pinned.server})
         self._pinned = pin
         self._metrics.pinned(pin.until if pin else None)
         return pin
@@ -231,61 +196,61 @@ class _Run:
         self._state = state
         self._metrics = metrics
         self._around = around
-        self._sources: dict[str, zonefile.Source] = {}
+        self.tally = Tally(metrics)
         self._moved: set[str] = set()  # forced: their serial moves whatever the content
-        self._zones: dict[str, ZoneOutcome] = {}
-        self._at_primary: Answers = {}  # before anything was written
-        self._meant: Meant
-        self._switched_from: str | None = None
+        self._sources = Reading({}, {})
 
     def accept(self, forced: Forced | None, *, first_start: bool) -> None:
         """Take over the sources that a person's word names; on the very first start, all."""
         # Nothing is put down before all of them are accepted: a first start that was killed in
         # the middle begins anew.
-        words: list[tuple[str, ...]] = [()] if first_start else []
-        if forced and forced.zones not in words:
-            words.append(forced.zones)
-        for names in words:
-            with self._step("accept"):
-                verdicts = accept(self._config, self._state, names)
+        words = [check(self._config, ())] if first_start else []
+        if forced and forced.checked and (forced.zones or not first_start):
+            words.append(forced.checked)
+        for checked in words:
+            with self.tally.step("accept"):
+                verdicts = accept(self._config, self._state, checked)
             for name, verdict in verdicts.items():
                 if verdict.kind == "refused":
-                    self._fail(name, "accept", verdict.why)
+                    self.tally.fail(name, "accept", verdict.why)
                 elif verdict.kind != "accepted":
-                    self._zones[name] = ZoneOutcome(reason=verdict.why)
-                elif forced and names == forced.zones:
+                    self.tally.say(name, verdict.why)
+                elif forced and checked.zones == forced.zones:
                     self._moved.add(name)
-        for name, content in self._state.accepted().items():
-            try:
-                source = zonefile.parse(name, content, self._config.servers)
-                zone.check_left_out(source, self._config.servers)
-                self._sources[name] = source
-            except zonefile.SourceRefused as refused:
-                # It was right when it was accepted: the configuration has changed since.
-                self._fail(name, "render", "; ".join(map(str, refused.faults)))
+
+    def read(self, sources: Reading, only: Collection[str] | None) -> None:
+        """Go by these accepted sources; by some of them only, if it is said which."""
+        if only is not None:
+            sources = Reading(
+                {name: its for name, its in sources.templates.items() if name in only},
+                {name: why for name, why in sources.refused.items() if name in only},
+            )
+        self._sources = sources
+        for name, why in sources.refused.items():
+            self.tally.fail(name, "render", why)
 
     def pointed_at(self) -> str:
         """Which server most published zones point at; with none, the preferred one."""
         votes: Counter[str] = Counter()
-        for name, source in self._sources.items():
+        for name in self._sources.templates:
             try:
-                published = self._read(name)
+                published = (self._config.zones.published / name).read_bytes()
             except OSError:
-                continue  # publish will say so
-            server = published and zone.points_to(source, published, self._config.servers)
-            if server:
+                continue  # publish will say so, where there is one
+            source = zonefile.parse(name, self._state.source(name), self._config.servers)
+            if server := zone.points_to(source, published, self._config.servers):
                 votes[server] += 1
         return votes.most_common(1)[0][0] if votes else self._config.preferred
 
-    def put_down(self, before: Meant | None, judgement: Judgement, by: str) -> None:
+    def put_down(self, before: Meant | None, judgement: Judgement, by: str) -> Meant:
         """Record what is meant before anything is done about it, and a switch in the history."""
         decision = judgement.decision
         if before and before.cause:
             self._state.remember(before)  # its run may have been killed before it got there
         if before and before.server == decision.server:
-            self._meant = before
+            meant = before
         else:
-            self._meant = Meant(
+            meant = Meant(
                 server=decision.server,
                 since=self._around.now(),
                 why=decision.why if decision.cause else _NOTHING_PUT_DOWN,
@@ -293,9 +258,8 @@ class _Run:
                 before=judgement.serving if decision.cause else None,
                 cause=decision.cause,
             )
-            self._state.put_down(self._meant)
+            self._state.put_down(meant)
         if decision.cause:
-            self._switched_from = judgement.serving
             self._metrics.switched(judgement.serving, decision.server, decision.cause)
             log.info(
                 "switch",
@@ -307,178 +271,54 @@ class _Run:
                     "by": by,
                 },
             )
-            self._state.remember(self._meant)
-        self._metrics.meant(self._meant.server, self._meant.since)
+            self._state.remember(meant)
+        self._metrics.meant(meant.server, meant.since)
+        return meant
 
-    def publish(self) -> None:
-        """Write each zone that differs, with a serial that is recorded before it is used."""
-        self._at_primary = self._ask_primary(self._sources)
-        primary = {n: a.serial for n, a in self._at_primary.items() if isinstance(a, soa.Serial)}
-        secondaries = self._around.secondaries(self._sources)
-        seen = {self._config.primary.name: primary, **secondaries}
-        recorded = self._state.serials()
-        with self._step("render"):
-            due = self._due(seen, recorded)
-        if due:
-            self._state.record(due)
-            with self._step("write"):
-                unused = self._write(due)
-            # Else a folder that can't be written would use up a serial at every tick.
-            if taken_back := {name: recorded[name] for name in unused & recorded.keys()}:
-                self._state.record(taken_back)
-        self._metrics.published(
-            {n: z.serial for n, z in self._zones.items() if z.serial is not None}
+    def converge(self, meant: Meant, known: Mapping[str, int], hopeless: Collection[str]) -> None:
+        """Write what differs, and see the primary serve it.
+
+        `known` serials it serves for sure; zones that it would not serve the last time are
+        `hopeless`.
+        """
+        config, templates = self._config, self._sources.templates
+        primary = Primary(config.primary, self.tally)
+        answers = primary.ask([name for name in templates if name not in known])
+        at_primary = {n: its.serial for n, its in answers.items() if isinstance(its, soa.Serial)}
+        seen = Seen(
+            primary={**known, **at_primary},
+            secondaries=self._around.secondaries(templates),
+            stuck=self._around.stuck(),
         )
+        publisher = Publisher(config, self._state, self.tally, meant.server, self._around.now())
+        publisher.publish(templates, seen, self._moved)
 
-    def verify(self, hopeless: Collection[str]) -> None:
-        """See the primary serve what is on disk, asking it to reload as often as that takes.
+        def served(zones: Mapping[str, soa.Serial]) -> None:
+            self._around.served({name: publisher.wanted(name, its) for name, its in zones.items()})
+            written = [name for name in zones if self.tally.zones[name].written]
+            if len(written) > LINES:
+                log.info("primary serves", extra={"zones": len(written)})
+            for name in written if len(written) <= LINES else ():
+                log.info("primary serves", extra={"zone": name, "serial": zones[name].serial})
+            publisher.served(zones)
 
-        Zones that it would not serve the last time either are `hopeless`: they get less time.
-        """
-        wanted = {n: z.serial for n, z in self._zones.items() if z.serial is not None}
-        late = self._not_served(wanted, self._at_primary)
-        if not late:
-            return
-        began = time.monotonic()
-        reload_at, reload_after = 0.0, _RELOAD_AGAIN_SECONDS
-        with self._step("verify"):
-            while late and time.monotonic() - began < (
-                _VERIFY_SECONDS if late.keys() - hopeless else _RELOAD_AGAIN_SECONDS
-            ):
-                if time.monotonic() >= reload_at:
-                    if not self._reload(late):
-                        return
-                    reload_at, reload_after = time.monotonic() + reload_after, reload_after * 2
-                else:
-                    time.sleep(_ASK_EVERY_SECONDS)
-                late = self._not_served(
-                    {name: wanted[name] for name in late}, self._ask_primary(late)
-                )
-        for name, reason in late.items():
-            self._fail(name, "verify", f"{self._config.primary.name} {reason}")
-
-    def outcome(self, pin: Pin | None, judgement: Judgement) -> Outcome:
-        """What the run came to."""
-        for step in {z.failed for z in self._zones.values()} - {None}:
-            self._metrics.failures.labels(step).inc()
-        return Outcome(self._meant, pin, judgement, self._switched_from, self._zones)
-
-    def _due(self, seen: Serials, recorded: Mapping[str, int]) -> dict[str, int]:
-        """Zone -> the serial to write it with, for those that are not as they should be."""
-        today = self._around.now().date()
-        due = {}
-        for name, source in self._sources.items():
-            try:
-                published = self._read(name)
-            except OSError as error:
-                self._fail(name, "render", f"{self._path(name)}: {error.strerror}")
-                continue
-            current = zone.serial_of(name, published) if published is not None else None
-            ours = [n for n in (current, recorded.get(name)) if n is not None]
-            theirs = {label: zones[name] for label, zones in seen.items() if name in zones}
-            if (
-                current is not None
-                and name not in self._moved
-                and self._render(source, current) == published
-                and not Serial(recorded.get(name, current)) > Serial(current)
-                and not (zone.ahead(today, current, ours, theirs) and self._is_old(name))
-            ):
-                self._zones[name] = replace(self._outcome(name), serial=current)
-                continue
-            next_ = zone.next_serial(today, ours, theirs)
-            for doubt in next_.doubts:
-                log.warning("serial doubted", extra={"zone": name, "reason": doubt})
-            due[name] = next_.serial
-        return due
-
-    def _write(self, due: Mapping[str, int]) -> set[str]:
-        """Write zones with their serials; those whose serial was not used."""
-        unused = set()
-        for name, serial in due.items():
-            path = self._path(name)
-            try:
-                files.put(path, self._render(self._sources[name], serial))
-            except OSError as error:
-                self._fail(name, "write", f"{path}: {error.strerror}")
-                unused.add(name)
-                continue
-            self._zones[name] = replace(self._outcome(name), serial=serial, written=True)
-            log.info(
-                "published", extra={"zone": name, "serial": serial, "serving": self._meant.server}
-            )
-        folder = self._config.zones.published
-        try:
-            files.sync_folder(folder)
-        except OSError as error:
-            for name in due:
-                self._fail(name, "write", f"{folder}: can't be synced: {error.strerror}")
-        return unused
-
-    def _reload(self, late: Mapping[str, str]) -> bool:
-        try:
-            with self._step("reload"):
-                nameserver.reload(self._config.primary)
-        except nameserver.ReloadError as error:
-            for name in late:
-                self._fail(name, "reload", str(error))
-            return False
-        return True
-
-    def _ask_primary(self, zones: Collection[str]) -> Answers:
-        return soa.ask(self._config.primary, list(zones), _PRIMARY_SECONDS)
-
-    def _not_served(self, wanted: Mapping[str, int], answers: Answers) -> dict[str, str]:
-        """Zone -> why, by the primary's answer, it is not served as it should be."""
-        late, served = {}, {}
-        for name, serial in wanted.items():
-            answer = answers[name]
-            if isinstance(answer, soa.NoSerial):
-                late[name] = f"answers {answer.reason}"
-            elif answer.serial != serial:
-                late[name] = f"serves {answer.serial}, not {serial}"
-            else:
-                served[name] = answer.soa
-                if self._zones[name].written:
-                    log.info("primary serves", extra={"zone": name, "serial": answer.serial})
-        if served:
-            self._around.served(served)
-        return late
-
-    def _render(self, source: zonefile.Source, serial: int) -> bytes:
-        return zone.render(source, self._config.servers, self._meant.server, serial)
-
-    def _path(self, name: str) -> Path:
-        return self._config.zones.published / name
-
-    def _read(self, name: str) -> bytes | None:
-        try:
-            return self._path(name).read_bytes()
-        except FileNotFoundError:
-            return None
-
-    def _is_old(self, name: str) -> bool:
-        """Whether a nameserver that is ahead may have a zone written anew for that alone.
-
-        One that numbers zones by itself would be ahead of every serial of ours, at once.
-        """
-        age = self._around.now().timestamp() - self._path(name).stat().st_mtime
-        return age > _OVERTAKE_EVERY_SECONDS
-
-    def _outcome(self, name: str) -> ZoneOutcome:
-        return self._zones.get(name, ZoneOutcome())
-
-    def _fail(self, name: str, step: Step, reason: str) -> None:
-        """Note what failed; the first failure is the one that the others come from."""
-        if self._outcome(name).failed is None:
-            self._zones[name] = replace(self._outcome(name), failed=step, reason=reason)
-
-    @contextmanager
-    def _step(self, step: Step) -> Iterator[None]:
-        with self._metrics.step_seconds.labels(step).time():
-            yield
+        primary.see_served(
+            {
+                n: its.serial
+                for n, its in self.tally.zones.items()
+                if its.serial is not None and (its.written or n not in known)
+            },
+            {**dict.fromkeys(known, soa.NoSerial("not asked yet")), **answers},
+            hopeless,
+            served=served,
+            refused=publisher.give_back,
+        )
+        self.tally.count_failures()
 
 
 def _unchanged(outcome: Outcome) -> Outcome:
     """What a next run comes to that finds nothing to do."""
+    if outcome.switched_from is None and not any(its.written for its in outcome.zones.values()):
+        return outcome
     zones = {name: replace(its, written=False) for name, its in outcome.zones.items()}
     return replace(outcome, switched_from=None, zones=zones)

@@ -3,17 +3,23 @@
 Who counts what is decided where it happens; this module owns the words.
 """
 
-from collections.abc import Mapping
-from datetime import datetime
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import date, datetime
 from itertools import permutations
 from typing import Literal, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
 
-from actions import witness
+from actions import witness, zone
+from actions.accept import Standing
 from actions.decide import AlertState, Cause, LookState
 from actions.judge import Judgement
 from actions.notify import Observer
+from actions.state import StateError
 from exporter.config import Config
 
 # What makes converge run, and where it can fail.
@@ -58,9 +64,6 @@ class Metrics:
             ["step"],
             registry=self.registry,
             buckets=_STEP_BUCKETS,
-        )
-        self._published = self._gauge(
-            "zone_published_serial", "The serial in the published zone file.", ["zone"]
         )
         self._notifies = self._counter("notifies", "NOTIFY messages sent.", ["nameserver"])
         self._notify_failures = self._counter(
@@ -120,11 +123,40 @@ class Metrics:
         """Count a decision for another server."""
         self._switches.labels(before, after, cause).inc()
 
-    def published(self, serials: Mapping[str, int]) -> None:
-        """Show the serials on disk, of these zones and no others."""
-        self._published.clear()
-        for zone, serial in serials.items():
-            self._published.labels(zone).set(serial)
+    def show_zones(
+        self, serials: Callable[[], Mapping[str, int]], today: Callable[[], date]
+    ) -> None:
+        """Show on each scrape the serials on disk, and how many are left of today's."""
+
+        def collect() -> Iterator[Metric]:
+            now, published = today(), serials()
+            yield _by_zone("published_serial", "The serial in the published zone file.", published)
+            left = {name: zone.serials_left(now, serial) for name, serial in published.items()}
+            yield _by_zone("serials_left", "How many serials of today's are left above it.", left)
+
+        self.registry.register(_OnScrape(collect))
+
+    def show_sources(self, standings: Callable[[], Mapping[str, Standing]]) -> None:
+        """Show on each scrape how the sources stand to what was accepted of them."""
+
+        def collect() -> Iterator[Metric]:
+            try:
+                stand = standings()
+            except (OSError, StateError):
+                return  # which folder can't be read, and why, is for the status to say
+            valid = {
+                name: its.state != "broken"
+                for name, its in stand.items()
+                if its.state in ("accepted", "pending", "broken")
+            }
+            yield _by_zone("source_valid", "Whether the source passes all checks.", valid)
+            yield _by_zone(
+                "source_pending",
+                "Whether the source is other than what was accepted, or gone.",
+                {name: its.state != "accepted" for name, its in stand.items()},
+            )
+
+        self.registry.register(_OnScrape(collect))
 
     def alertmanager(self, now: datetime, *, up: bool) -> None:
         """Show whether Alertmanager answered."""
@@ -171,3 +203,23 @@ class Metrics:
 
     def _counter(self, name: str, text: str, labels: list[str]) -> Counter:
         return Counter(f"zonerw_{name}", text, labels, registry=self.registry)
+
+
+@dataclass(frozen=True)
+class _OnScrape(Collector):
+    """What is looked up when somebody asks: of thousands of zones nothing is kept for that."""
+
+    families: Callable[[], Iterator[Metric]]
+
+    def collect(self) -> Iterator[Metric]:
+        return self.families()
+
+    def describe(self) -> Iterator[Metric]:
+        return iter(())  # else it would be collected to learn its names
+
+
+def _by_zone(name: str, text: str, values: Mapping[str, float]) -> GaugeMetricFamily:
+    family = GaugeMetricFamily(f"zonerw_zone_{name}", text, labels=["zone"])
+    for zone_name, value in values.items():
+        family.add_metric([zone_name], value)
+    return family

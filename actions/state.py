@@ -7,6 +7,8 @@ One folder of plain files, each replaced as a whole, under one lock between proc
     seen.json           server -> the checks that it was seen to meet
     history.jsonl       the last switches, a line for each; the newest is the last
     serials.json        zone -> the highest serial ever handed out, written before it is used
+    refused.json        zone -> what the primary would not serve, and when it is tried again
+    lifted.json         zone -> when it last got a higher serial for a nameserver's sake
     accepted/ZONE.base  the source as last published by a person's word
     lock                held from the decision to the verified primary
 
@@ -40,6 +42,9 @@ _HISTORY_LINES = 1000
 
 # An ended pin is kept for so long, should the clock have been wrong.
 _PIN_KEPT = timedelta(days=1)
+
+# What changes whenever a file is replaced, as one number: there are many of them.
+Mark = int
 
 
 class StateError(Exception):
@@ -82,6 +87,18 @@ class Pin(_Record):
     by: str
 
 
+class Refused(_Record):
+    """What the primary would not serve though its checker took it; instead it got `serial`.
+
+    `rendering` is a mark of its text. It is tried again `again`, or when another text is due.
+    """
+
+    rendering: str
+    serial: int
+    again: AwareDatetime
+    reason: str
+
+
 class _MeantFile(_Record):
     version: int
     meant: Meant
@@ -102,6 +119,16 @@ class _SerialsFile(_Record):
     serials: dict[str, NonNegativeInt]
 
 
+class _RefusedFile(_Record):
+    version: int
+    refused: dict[str, Refused]
+
+
+class _LiftedFile(_Record):
+    version: int
+    lifted: dict[str, AwareDatetime]
+
+
 class State:
     """The folder. Writing asks for the lock, `locked()`, to be held; so does what goes by reading.
 
@@ -115,6 +142,8 @@ class State:
         self._seen = folder / "seen.json"
         self._history = folder / "history.jsonl"
         self._serials = folder / "serials.json"
+        self._refused = folder / "refused.json"
+        self._lifted = folder / "lifted.json"
         self._accepted = folder / "accepted"
 
     def prepare(self) -> None:
@@ -131,9 +160,16 @@ class State:
                 f" run as {_user(owner)}",
             )
 
+    def sweep(self) -> None:
+        """Remove what a killed run has left behind; under the lock."""
+        for folder in (self.folder, self._accepted):
+            files.sweep(folder)
+
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the one lock between threads and processes; waits for whoever holds it."""
+        if not self._accepted.exists():
+            self.prepare()  # somebody has removed the folder: it is a first start again
         # A fresh descriptor each time: flock belongs to the open file, not to the process.
         descriptor = self._open_lock()
         try:
@@ -153,14 +189,18 @@ class State:
 
     def pin(self, now: datetime) -> Pin | None:
         """The pin that holds; one that has ended is left where it is: `now` may be wrong."""
-        file = self._read(self._pin, _PinFile)
-        return file.pin if file and now < file.pin.until else None
+        pin = self._any_pin()
+        return pin if pin and now < pin.until else None
 
-    def drop_old_pin(self, now: datetime) -> None:
-        """Remove a pin that ended a day ago: a clock set back must not bring it to life again."""
-        file = self._read(self._pin, _PinFile)
-        if file and file.pin.until + _PIN_KEPT < now:
+    def pin_or_drop(self, now: datetime) -> Pin | None:
+        """The pin that holds; one that ended a day ago is removed.
+
+        A clock set back must not bring it to life again.
+        """
+        pin = self._any_pin()
+        if pin and pin.until + _PIN_KEPT < now:
             self.unpin()
+        return pin if pin and now < pin.until else None
 
     def put_pin(self, pin: Pin) -> None:
         """Set the pin, in place of any before, a damaged one too."""
@@ -220,48 +260,87 @@ class State:
         file = self._read(self._serials, _SerialsFile)
         return dict(file.serials) if file else {}
 
-    def mark_of_serials(self) -> tuple[int, int] | None:
+    def mark_of_serials(self) -> Mark | None:
         """What changes whenever anybody hands out a serial; None before the first."""
         try:
-            its = self._serials.stat()
+            return mark(self._serials.stat())
         except OSError:
             return None
-        return its.st_ino, its.st_mtime_ns
 
-    def record(self, serials: Mapping[str, int]) -> None:
-        """Record serials, before they are used."""
+    def record(self, serials: Mapping[str, int | None]) -> None:
+        """Record serials, before they are used; None takes back what was never used."""
         known = {**self.serials(), **serials}
-        self._write(self._serials, _SerialsFile(version=_VERSION, serials=known))
+        used = {zone: serial for zone, serial in known.items() if serial is not None}
+        self._write(self._serials, _SerialsFile(version=_VERSION, serials=used))
 
-    def accepted(self) -> dict[str, bytes]:
-        """Zone -> the source as last accepted."""
+    def refused(self) -> dict[str, Refused]:
+        """Zone -> what the primary would not serve."""
+        file = self._read(self._refused, _RefusedFile)
+        return dict(file.refused) if file else {}
+
+    def put_refused(self, refused: Mapping[str, Refused]) -> None:
+        """Record what the primary would not serve; all of it."""
+        self._write(self._refused, _RefusedFile(version=_VERSION, refused=dict(refused)))
+
+    def lifted(self) -> dict[str, datetime]:
+        """Zone -> when it last got a higher serial for a nameserver's sake."""
+        file = self._read(self._lifted, _LiftedFile)
+        return dict(file.lifted) if file else {}
+
+    def put_lifted(self, lifted: Mapping[str, datetime]) -> None:
+        """Record which zones were given a higher serial for a nameserver's sake; all of them."""
+        self._write(self._lifted, _LiftedFile(version=_VERSION, lifted=dict(lifted)))
+
+    def accepted(self) -> dict[str, Mark]:
+        """Zone -> the mark of its source as last accepted: what was read at this mark holds."""
         try:
-            return {
-                path.name.removesuffix(zonefile.SUFFIX): path.read_bytes()
-                for path in sorted(self._accepted.glob(f"[!.]*{zonefile.SUFFIX}"))
-            }
+            with os.scandir(self._accepted) as entries:
+                return dict(
+                    sorted(
+                        (entry.name.removesuffix(zonefile.SUFFIX), mark(entry.stat()))
+                        for entry in entries
+                        if entry.name.endswith(zonefile.SUFFIX) and not entry.name.startswith(".")
+                    )
+                )
+        except FileNotFoundError:
+            return {}
         except OSError as error:
             raise StateError(self._accepted, f"can't be read: {error.strerror}") from error
 
+    def source(self, zone: str) -> bytes:
+        """A zone's source as last accepted."""
+        path = self._source(zone)
+        try:
+            return path.read_bytes()
+        except OSError as error:
+            raise StateError(path, f"can't be read: {error.strerror}") from error
+
     def accept(self, sources: Mapping[str, bytes]) -> None:
         """Keep sources that a person has published."""
-        if not sources:
-            return
         try:
             for zone, content in sources.items():
-                files.put(self._accepted / f"{zone}{zonefile.SUFFIX}", content, mode=0o600)
+                path = self._source(zone)
+                if not (path.exists() and path.read_bytes() == content):
+                    files.put(path, content, mode=0o600)
             files.sync_folder(self._accepted)
         except OSError as error:
             raise StateError(self._accepted, f"can't be written: {error.strerror}") from error
 
     def retire(self, zone: str) -> None:
         """Put a source aside, as `.ZONE.base.retired`: its owner has taken it away."""
-        path = self._accepted / f"{zone}{zonefile.SUFFIX}"
+        path = self._source(zone)
         try:
             path.replace(path.with_name(f".{path.name}.retired"))
             files.sync_folder(self._accepted)
         except OSError as error:
             raise StateError(self._accepted, f"can't be written: {error.strerror}") from error
+
+    def _source(self, zone: str) -> Path:
+        return self._accepted / f"{zone}{zonefile.SUFFIX}"
+
+    def _any_pin(self) -> Pin | None:
+        file = self._read(self._pin, _PinFile)
+        return file.pin if file else None
 
     def _open_lock(self) -> int:
         try:
@@ -296,6 +375,11 @@ def _parse(path: Path, content: bytes, model: type[_Model]) -> _Model:
         return model.model_validate(tree)
     except ValueError as error:  # pydantic's is one of them
         raise StateError(path, f"is damaged: {error}") from error
+
+
+def mark(its: os.stat_result) -> Mark:
+    """What changes whenever a file is replaced."""
+    return hash((its.st_ino, its.st_mtime_ns, its.st_size))
 
 
 def _user(uid: int) -> str:

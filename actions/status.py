@@ -4,7 +4,7 @@ Owns the names that other programs read. Reads nothing: what is there, and what 
 from view; text makes it readable.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Any, Literal
@@ -13,11 +13,11 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, PlainSerialize
 
 from actions import state
 from actions.accept import Standing
-from actions.converge import Outcome, ZoneOutcome
 from actions.decide import Alert, Cause, Look, Verdict
 from actions.judge import Judgement
 from actions.metrics import Step
 from actions.notify import Behind, Serves
+from actions.outcome import Outcome, ZoneOutcome
 from actions.state import Meant, StateError
 from exporter.config import Config
 
@@ -153,7 +153,7 @@ class Files:
     pin: state.Pin | StateError | None
     seen: Mapping[str, str]
     history: Sequence[Meant]
-    accepted: Mapping[str, bytes]
+    accepted: Collection[str]
     sources: Mapping[str, Standing]
     troubles: tuple[Trouble, ...]
 

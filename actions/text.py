@@ -181,6 +181,8 @@ def _sources(its: Document) -> Iterator[str]:
                 yield f"{name} is new, and not accepted yet: {publish} publishes it"
             case Standing("pending"):
                 yield f"{name} was edited since it was accepted: {publish} publishes it"
+            case Standing("unchecked"):
+                yield f"{name} was edited since it was accepted, and is not checked yet"
             case Standing("gone"):
                 yield f"the source of {name} is gone; it is served on until {publish} retires it"
             case Standing("broken", why):

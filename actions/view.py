@@ -6,17 +6,18 @@ file is read for itself: one that is damaged hides no other.
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TypeVar
 
 import requests
 from pydantic import ValidationError
 
-from actions import accept, notify, zone
-from actions.accept import Standing
-from actions.converge import Latest, ZoneOutcome
+from actions import notify, zone
+from actions.accept import Standing, Watch
 from actions.judge import Witnesses, judge
 from actions.notify import Behind, Follower, Serves
-from actions.state import Meant, State, StateError
+from actions.outcome import Latest, ZoneOutcome
+from actions.state import Meant, Refused, State, StateError
 from actions.status import (
     ByZone,
     Document,
@@ -27,7 +28,9 @@ from actions.status import (
     document,
     on_one_line,
 )
-from exporter import soa, zonefile
+from actions.templates import Templates
+from actions.zone import Template, Values
+from exporter import soa
 from exporter.config import Config
 
 # A nameserver on the same continent answers well within this.
@@ -39,9 +42,11 @@ _DAEMON_SECONDS = 5.0
 _T = TypeVar("_T")
 
 
-def by_daemon(config: Config, latest: Latest, followers: Sequence[Follower]) -> Document:
+def by_daemon(
+    config: Config, watch: Watch, latest: Latest, followers: Sequence[Follower]
+) -> Document:
     """How everything stands, by what the daemon remembers; before a run has ended, by files."""
-    files = _files(config)
+    files = _files(config, watch)
     # What an earlier run was told says nothing of now.
     known = latest.outcome if not latest.error else None
     verified = known.zones if known else {}
@@ -91,7 +96,8 @@ def by_itself(config: Config, witnesses: Witnesses, daemon_missing: str) -> Docu
     StateError where the state folder can't be read at all.
     """
     readable(config)
-    files, now = _files(config), datetime.now(UTC)
+    files = _files(config, Watch(config, State(config.actions.state)))
+    now = datetime.now(UTC)
     serving, zones = _serving(config, files) or config.preferred, _published(config, files)
     primary, secondaries = _asked(config, {name: its.serial for name, its in zones.items()})
     moment = Moment(
@@ -118,7 +124,7 @@ def readable(config: Config) -> None:
         raise StateError(folder, f"can't be read: {error.strerror}") from error
 
 
-def _files(config: Config) -> Files:
+def _files(config: Config, watch: Watch) -> Files:
     kept, troubles = State(config.actions.state), list[Trouble]()
 
     def read(what: Callable[[], _T]) -> _T | StateError:
@@ -130,12 +136,14 @@ def _files(config: Config) -> Files:
 
     meant, pin = read(kept.meant), read(lambda: kept.pin(datetime.now(UTC)))
     seen, history, accepted = read(kept.seen), read(kept.history), read(kept.accepted)
-    read(kept.serials)
+    read(kept.serials), read(kept.refused), read(kept.lifted)
     sources: Mapping[str, Standing] = {}
     # Without these it can't be told which sources are new, and all would seem to be.
     if not isinstance(accepted, StateError):
         try:
-            sources = accept.standings(config, accepted)
+            sources = watch.look()
+        except StateError as error:
+            troubles.append(Trouble(file=str(error.path), why=on_one_line(error.reason)))
         except OSError as error:
             why = f"can't be read: {error.strerror}"
             troubles.append(Trouble(file=str(config.zones.sources), why=why))
@@ -144,7 +152,7 @@ def _files(config: Config) -> Files:
         pin=pin,
         seen={} if isinstance(seen, StateError) else seen,
         history=() if isinstance(history, StateError) else history,
-        accepted={} if isinstance(accepted, StateError) else accepted,
+        accepted=() if isinstance(accepted, StateError) else accepted.keys(),
         sources=sources,
         troubles=tuple(troubles),
     )
@@ -164,27 +172,34 @@ def _serving(config: Config, files: Files) -> str | None:
 
 
 def _published(config: Config, files: Files) -> Mapping[str, ZoneOutcome]:
-    serving = _serving(config, files)
-    return {name: _zone(config, name, its, serving) for name, its in files.accepted.items()}
-
-
-def _zone(config: Config, name: str, content: bytes, serving: str | None) -> ZoneOutcome:
-    """How a zone is published, and what the next run finds wrong with that."""
-    path = config.zones.published / name
+    """How each zone is published, and what the next run finds wrong with that."""
+    kept, serving = State(config.actions.state), _serving(config, files)
+    values = zone.values(config.servers, serving) if serving else None
     try:
-        source = zonefile.parse(name, content, config.servers)
-        zone.check_left_out(source, config.servers)
+        sources, refused = Templates(kept, config.servers).read(), kept.refused()
+    except StateError:
+        return {}  # the status says so of the file
+    told = {name: ZoneOutcome(failed="render", reason=why) for name, why in sources.refused.items()}
+    for name, template in sources.templates.items():
+        told[name] = _zone(config.zones.published / name, template, values, refused.get(name))
+    return told
+
+
+def _zone(
+    path: Path, template: Template, values: Values | None, refused: Refused | None
+) -> ZoneOutcome:
+    try:
         published = path.read_bytes()
-    except zonefile.SourceRefused as refused:
-        return ZoneOutcome(failed="render", reason="; ".join(map(str, refused.faults)))
     except FileNotFoundError:
         return ZoneOutcome(reason="is not published yet")
     except OSError as error:
         return ZoneOutcome(failed="render", reason=f"{path}: {error.strerror}")
-    serial = zone.serial_of(name, published)
+    serial = zone.serial_of(path.name, published)
     if serial is None:
         return ZoneOutcome(reason=f"{path} holds no serial; the next run writes it anew")
-    if serving and zone.render(source, config.servers, serving, serial) != published:
+    if refused and refused.serial == serial:
+        return ZoneOutcome(serial, failed="verify", reason=refused.reason)
+    if values and template.render(values, serial) != published:
         why = f"{path} is not what it is meant to be; the next run writes it anew"
         return ZoneOutcome(serial, reason=why)
     return ZoneOutcome(serial)

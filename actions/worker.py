@@ -11,8 +11,9 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
-from actions.converge import Outcome, Word
+from actions.converge import Word
 from actions.metrics import Trigger
+from actions.outcome import Outcome
 from actions.state import StateError
 
 log = logging.getLogger(__name__)
@@ -71,6 +72,20 @@ class Worker:
     def request(self, word: Word | None) -> Future[Outcome]:
         """Ask for a run by a person's word."""
         return self._ask(_Request("request", word))
+
+    def request_when(self, word: Callable[[], Word]) -> Future[Outcome]:
+        """Ask for a run by a person's word that takes a while to make; no run waits for that."""
+        outcome = Future[Outcome]()
+
+        def make() -> None:
+            try:
+                self._ask(_Request("request", word(), outcome))
+            except Exception as error:  # whatever it was: somebody waits for an answer
+                log.exception("request failed")
+                outcome.set_exception(error)
+
+        threading.Thread(target=make, name="request", daemon=True).start()
+        return outcome
 
     def _ask(self, request: _Request) -> Future[Outcome]:
         self._asked.put(request)

@@ -7,9 +7,12 @@ own checker to `actions/nameserver.py`.
 
 import datetime
 import io
+import ipaddress
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
+from typing import cast
 
 import dns.exception
 import dns.name
@@ -18,57 +21,172 @@ import dns.rdatatype
 import dns.zone
 from dns.serial import Serial
 
+from exporter import zonefile
 from exporter.config import Address, Server
-from exporter.zonefile import SERIAL_FIELD, Fault, Record, Slot, Source, SourceRefused, lex
+from exporter.zonefile import (
+    SERIAL_FIELD,
+    Family,
+    Fault,
+    Pointer,
+    Slot,
+    Source,
+    SourceRefused,
+    Token,
+    lex,
+)
 
 # --- rendering ------------------------------------------------------------------------------
 
 
-def render(source: Source, servers: Mapping[str, Server], serving: str, serial: int) -> bytes:
-    """Fill the slots for the server that serves; every other byte stays as it is.
+@dataclass(frozen=True, slots=True)
+class Hole:
+    """Where a value goes: the serial, or the address of this family of a server.
 
-    A record with a marker for an address that the server lacks is left out: each of its lines
-    becomes a comment, as it stands in the source.
+    `server` is None for the one that serves.
+    """
+
+    family: Family | None  # None for the serial
+    server: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Leavable:
+    """A record that is left out, its lines made comments, where an address of it is lacking."""
+
+    parts: tuple[bytes | Hole, ...]
+    left_out: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """A source cut where its values go: little more memory than its text, and quickly filled.
+
+    `pointer` is the name that follows the server that serves, None where none does; `pointed` is
+    what its addresses are made of.
+    """
+
+    parts: tuple[bytes | Hole | Leavable, ...]
+    pointer: Pointer | None
+    pointed: tuple[bytes | Hole, ...]
+
+    def render(self, values: "Values", serial: int) -> bytes:
+        """Fill the holes; every other byte is as it stands in the source."""
+        there = {**values, _SERIAL: str(serial).encode()}
+        pieces = [part if isinstance(part, bytes) else _filled(part, there) for part in self.parts]
+        return b"".join(pieces)
+
+    def addresses(self, values: "Values") -> frozenset[Address]:
+        """The addresses that the pointer has in a rendering with these values."""
+        found = [part if isinstance(part, bytes) else values[part] for part in self.pointed]
+        return _addresses(tuple(text for text in found if text is not None))
+
+
+Values = Mapping[Hole, bytes | None]  # what each hole for an address holds; None: there is none
+
+
+def values(servers: Mapping[str, Server], serving: str) -> Values:
+    """What the holes hold while this server serves."""
+    return {
+        _hole(family, name): str(address).encode() if address else None
+        for name in (None, *servers)
+        for family, address in (
+            (4, servers[name or serving].ipv4),
+            (6, servers[name or serving].ipv6),
+        )
+    }
+
+
+def template(source: Source, servers: Mapping[str, Server]) -> Template:
+    """Cut a source at its slots.
+
+    A record with a marker for an address that a server lacks is left out while that one serves:
+    each of its lines becomes a comment, as it stands in the source.
     """
     content, done = source.content, 0
-    pieces = []
+    parts: list[bytes | Hole | Leavable] = []
     for record in source.records:
-        if _missing(record, servers, serving):
-            lines = content[record.start : record.end].replace(b"\n", b"\n;")
-            pieces += [content[done : record.start], b";", lines]
+        if any(_lacking(slot, servers) for slot in record.slots):
+            lines = content[record.start : record.end]
+            whole = tuple(_cut(content, record.start, record.slots, record.end))
+            parts += [
+                content[done : record.start],
+                Leavable(whole, b";" + lines.replace(b"\n", b"\n;")),
+            ]
             done = record.end
-            continue
-        for slot in record.slots:
-            address = _address(slot, servers, serving)
-            value = str(serial if slot.family is None else address).encode()
-            pieces += [content[done : slot.start], _apart(content, slot, value)]
-            done = slot.end
-    return b"".join([*pieces, content[done:]])
+        elif record.slots:
+            end = record.slots[-1].end
+            parts += _cut(content, done, record.slots, end)
+            done = end
+    pointer, pointed = _pointed(source)
+    return Template((*parts, content[done:]), pointer, pointed)
 
 
-def _missing(record: Record, servers: Mapping[str, Server], serving: str) -> Slot | None:
-    """The slot for which there is no address while this server serves."""
-    return next(
-        (
-            slot
-            for slot in record.slots
-            if slot.family is not None and _address(slot, servers, serving) is None
-        ),
-        None,
+def render(source: Source, servers: Mapping[str, Server], serving: str, serial: int) -> bytes:
+    """Fill the slots of a source for the server that serves."""
+    return template(source, servers).render(values(servers, serving), serial)
+
+
+@cache
+def _hole(family: Family | None, server: str | None) -> Hole:
+    return Hole(family, server)  # the same one for all zones: there are many of them
+
+
+_SERIAL = _hole(None, None)
+
+
+def _cut(content: bytes, start: int, slots: tuple[Slot, ...], end: int) -> Iterator[bytes | Hole]:
+    """The text from `start` to `end`, with its slots; an inserted value gets blanks around it."""
+    after = b""
+    for slot in slots:
+        inserted = slot.start == slot.end
+        apart = inserted and content[slot.start - 1] not in b" \t\n("
+        yield after + content[start : slot.start] + (b" " if apart else b"")
+        yield _hole(slot.family, slot.server)
+        start, after = slot.end, b" " if inserted else b""
+    if rest := after + content[start:end]:
+        yield rest
+
+
+def _filled(part: Hole | Leavable, there: Values) -> bytes:
+    if isinstance(part, Hole):
+        return cast(bytes, there[part])  # what may be lacking stands in a Leavable
+    pieces = [piece if isinstance(piece, bytes) else there[piece] for piece in part.parts]
+    if None in pieces:
+        return part.left_out
+    return b"".join(piece for piece in pieces if piece is not None)
+
+
+def _pointed(source: Source) -> tuple[Pointer | None, tuple[bytes | Hole, ...]]:
+    pointer = zonefile.pointer(source)
+    owner = dns.name.from_text(pointer.name)
+    pointed = tuple(
+        _hole(record.slots[0].family, record.slots[0].server)
+        if record.slots
+        else record.rdata[0].text
+        for record in source.records
+        if record.type == pointer.type and record.owner == owner and record.rdata
     )
+    follows = any(isinstance(part, Hole) and part.server is None for part in pointed)
+    return (pointer, pointed) if follows else (None, ())
 
 
-def _address(slot: Slot, servers: Mapping[str, Server], serving: str) -> Address | None:
+@cache
+def _addresses(texts: tuple[bytes, ...]) -> frozenset[Address]:
+    return frozenset(ipaddress.ip_address(text.decode()) for text in texts)
+
+
+def _lacking(slot: Slot, servers: Mapping[str, Server]) -> bool:
+    """Whether there may be no address for a slot: some server has none of its family."""
+    asked = servers if slot.server is None else (slot.server,)
+    return any(_missing(slot, servers, serving) for serving in asked)
+
+
+def _missing(slot: Slot, servers: Mapping[str, Server], serving: str) -> bool:
+    """Whether there is no address for a slot while this server serves."""
+    if slot.family is None:
+        return False
     addresses = servers[slot.server or serving].addresses
-    return next((address for address in addresses if address.version == slot.family), None)
-
-
-def _apart(content: bytes, slot: Slot, value: bytes) -> bytes:
-    """An inserted value with the blanks that keep it apart from what is around it."""
-    if slot.start < slot.end:
-        return value
-    blank = b"" if content[slot.start - 1] in b" \t\n(" else b" "
-    return blank + value + b" "
+    return not any(address.version == slot.family for address in addresses)
 
 
 # --- accepting ------------------------------------------------------------------------------
@@ -115,7 +233,8 @@ def _left_out_faults(
     left_out = {
         record.start: slot
         for record in source.records
-        if (slot := _missing(record, servers, serving))
+        for slot in record.slots
+        if _missing(slot, servers, serving)
     }
     reachable = {
         record.owner
@@ -201,11 +320,24 @@ def _text(content: bytes) -> str:
 
 def serial_of(zone: str, content: bytes) -> int | None:
     """The serial in a published file's SOA, even if it is damaged elsewhere; None if none."""
+    field = _serial_field(zone, content)
+    return int(field.text) if field else None
+
+
+def with_serial(zone: str, content: bytes, serial: int) -> bytes | None:
+    """A published file with another serial; None where it has none."""
+    field = _serial_field(zone, content)
+    if field is None:
+        return None
+    return content[: field.start] + str(serial).encode() + content[field.end :]
+
+
+def _serial_field(zone: str, content: bytes) -> Token | None:
     for record in lex(zone, content)[0]:
         if record.type == "SOA" and len(record.rdata) > SERIAL_FIELD:
-            text = record.rdata[SERIAL_FIELD].text
-            if re.fullmatch(rb"\d{1,10}", text) and int(text) <= _MAX_SERIAL:
-                return int(text)
+            field = record.rdata[SERIAL_FIELD]
+            if re.fullmatch(rb"\d{1,10}", field.text) and int(field.text) <= _MAX_SERIAL:
+                return field
     return None
 
 
@@ -239,7 +371,8 @@ def points_to(source: Source, published: bytes, servers: Mapping[str, Server]) -
 # --- serials --------------------------------------------------------------------------------
 
 _MAX_SERIAL = 2**32 - 1
-_A_YEAR = 1_000_000  # between two serials YYYYMMDDSS
+_A_DAY = 100  # serials: YYYYMMDDSS
+_A_YEAR = 1_000_000
 _FIRST_DATE = 1983_00_00_00  # no zone is older than the DNS
 
 
@@ -280,6 +413,11 @@ def ahead(
     """Whether a nameserver, if it is believed, would never take `current` for news (RFC 1982)."""
     theirs, _ = _believed(_first_of(today), ours, nameservers)
     return any(Serial(serial) > Serial(current) for serial in theirs.values())
+
+
+def serials_left(today: datetime.date, serial: int) -> int:
+    """How many serials of today's are left above this one; then they carry into tomorrow's."""
+    return max(0, min(_A_DAY, _first_of(today) + _A_DAY - 1 - serial))
 
 
 def _first_of(today: datetime.date) -> int:

@@ -16,9 +16,10 @@ import uvicorn
 from actions import decide
 from actions.app import Parts, create_app
 from actions.auth import MAX_BODY_BYTES, Tokens
-from actions.converge import Forced, Outcome, Unpin, Word, ZoneOutcome
+from actions.converge import Forced, Unpin, Word
 from actions.judge import Judgement
 from actions.metrics import Metrics, Trigger
+from actions.outcome import Outcome, ZoneOutcome
 from actions.state import Meant, Pin, StateError
 from actions.status import Files, Moment, document
 from actions.witness import Heard

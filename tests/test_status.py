@@ -11,9 +11,9 @@ from witnesses import of
 
 from actions import decide, state, text
 from actions.accept import Standing
-from actions.converge import Outcome, ZoneOutcome
 from actions.judge import Judgement
 from actions.notify import Behind, Serves
+from actions.outcome import Outcome, ZoneOutcome
 from actions.state import Meant, StateError
 from actions.status import Answer, Document, Files, Moment, Run, Trouble, answer, document
 from exporter import config as configuration

@@ -17,10 +17,10 @@ from conftest import StartNsd, free_port
 from witnesses import ALERTS, LOOKS
 
 from actions import view, zone
-from actions.converge import Latest, Outcome, ZoneOutcome
 from actions.decide import Decision
 from actions.judge import Judgement, Witnesses
 from actions.looks import Seen
+from actions.outcome import Latest, Outcome, ZoneOutcome
 from actions.state import Meant, Pin, State, StateError
 from actions.status import Document, UnknownPin
 from actions.witness import Alerts

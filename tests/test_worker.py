@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from actions.converge import Forced, Outcome, Word, ZoneOutcome
+from actions.converge import Forced, Word
 from actions.decide import Decision
 from actions.judge import Judgement
 from actions.metrics import Trigger
+from actions.outcome import Outcome, ZoneOutcome
 from actions.state import Meant, StateError
 from actions.worker import Worker
 

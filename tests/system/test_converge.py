@@ -12,12 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from actions import converge, files, nameserver
-from actions.converge import Around, Converger, Forced, Outcome, Unpin, Word
+from actions import converge, files, nameserver, primary
+from actions.converge import Around, Converger, Forced, Unpin, Word
 from actions.decide import Alert, Look
 from actions.judge import Witnesses
 from actions.looks import Attention, Seen
 from actions.metrics import Metrics, Trigger
+from actions.outcome import Outcome
 from actions.state import Pin, State, StateError
 from actions.witness import Alerts
 from actions.zone import serial_of
@@ -39,13 +40,15 @@ class Program:
         self.metrics = Metrics(self.config)
         self.down: dict[str, bool | None] = dict.fromkeys(self.config.servers, False)
         self.seen: dict[str, dict[str, int]] = {}
+        self.stuck: set[str] = set()
         self.missing: str | None = None
         self.blind: str | None = None
         self.now = NOW
         self.told: dict[str, int] = {}  # what the followers were told, zone -> serial
         around = Around(
             secondaries=lambda _: self.seen,
-            served=lambda soas: self.told.update({z: rdata.serial for z, rdata in soas.items()}),
+            stuck=lambda: self.stuck,
+            served=lambda told: self.told.update({z: its.soa.serial for z, its in told.items()}),
             witnesses=Witnesses(self.alerts, self.looks),
             now=lambda: self.now,
         )
@@ -65,7 +68,7 @@ class Program:
         met = frozenset(name for name, look in looks.items() if look.state == "up")
         return Seen(looks, self.blind, met, looking=False)
 
-    def run(self, trigger: Trigger = "webhook", word: Word | None = None) -> Outcome:
+    def run(self, trigger: Trigger = "request", word: Word | None = None) -> Outcome:
         """Converge once."""
         return self.converger.run(trigger, word)
 
@@ -381,7 +384,7 @@ def test_a_published_file_that_was_touched_is_written_anew(program: Program, dam
         path.unlink()
     else:
         path.write_bytes(content + b"x A 192.0.2.9\n" if damage == "edited" else content[:60])
-    outcome = program.run("webhook")
+    outcome = program.run()
     assert program.written(outcome) == {"example.org"}
     program.serves_org((TODAY + 1, program.stack.main))
 
@@ -424,15 +427,32 @@ def test_one_that_numbers_zones_by_itself_does_not_drive_our_serials(
     """It is ahead of whatever we write, at once: overtaken once an hour, and by every switch."""
     serials = []
     for _ in range(5):
-        outcome = program.run("webhook")
+        outcome = program.run()
         serial = outcome.zones["example.org"].serial
         assert serial is not None
         serials.append(serial)
         program.seen = {nameserver: {"example.org": serial + 1}}
-    assert serials == [TODAY] * 5
-    path = program.stack.layout.published / "example.org"
-    program.now = datetime.fromtimestamp(path.stat().st_mtime + 3700, UTC)
-    assert program.run("webhook").zones["example.org"].serial == TODAY + 2
+    assert serials == [TODAY, TODAY + 2, TODAY + 2, TODAY + 2, TODAY + 2]
+    again = Program(program.stack)
+    again.seen = program.seen
+    assert again.run().zones["example.org"].serial == TODAY + 2
+    again.now = NOW + timedelta(minutes=61)
+    assert again.run().zones["example.org"].serial == TODAY + 4
+
+
+def test_a_secondary_that_stays_behind_gets_one_higher_serial_a_day(program: Program) -> None:
+    """Some cure only by that; a new process knows that it had its own."""
+    program.stuck = {"example.org"}
+    for _ in range(3):
+        outcome = program.run()
+        assert outcome.zones["example.org"].serial == TODAY + 1
+    program.serves_org((TODAY + 1, program.stack.main))
+    assert outcome.zones["example.net"].serial == TODAY
+    again = Program(program.stack)
+    again.stuck, again.now = {"example.org"}, NOW + timedelta(hours=23)
+    assert again.run().zones["example.org"].serial == TODAY + 1
+    again.now = NOW + timedelta(hours=25)
+    assert again.run().zones["example.org"].serial == TODAY + 100
 
 
 def test_a_restored_older_file_gets_a_serial_above_the_served_one(program: Program) -> None:
@@ -442,7 +462,7 @@ def test_a_restored_older_file_gets_a_serial_above_the_served_one(program: Progr
     for _ in range(3):
         program.run("request", Forced())
     path.write_bytes(old)
-    program.run("webhook")
+    program.run()
     program.serves_org((TODAY + 4, program.stack.main))
 
 
@@ -485,7 +505,7 @@ def test_a_zone_that_the_name_server_does_not_know_holds_up_no_other(program: Pr
         assert program.run("timer").zones["new.example"].serial == its.serial
     program.down["main"] = True
     program.run("timer")
-    assert time.monotonic() - began < converge._VERIFY_SECONDS
+    assert time.monotonic() - began < primary._VERIFY_SECONDS
     assert program.told == dict.fromkeys(ZONES, TODAY + 2)
 
 
@@ -495,7 +515,7 @@ def test_the_others_are_told_of_before_a_late_zone_is_given_up(
     """A secondary need not wait for another zone's trouble."""
     source = (program.stack.layout.sources / "example.org.base").read_text()
     (program.stack.layout.sources / "new.example.base").write_text(source)
-    monkeypatch.setattr(converge, "_VERIFY_SECONDS", 1.0)
+    monkeypatch.setattr(primary, "_VERIFY_SECONDS", 1.0)
     ticks: list[bool] = []
     sleep = time.sleep
 
@@ -503,7 +523,7 @@ def test_the_others_are_told_of_before_a_late_zone_is_given_up(
         ticks.append(program.told == dict.fromkeys(ZONES, TODAY + 1))
         sleep(seconds)
 
-    monkeypatch.setattr(converge.time, "sleep", look)
+    monkeypatch.setattr(primary.time, "sleep", look)
     program.run("request", Forced())
     assert ticks[-1]
 
@@ -561,7 +581,7 @@ def test_a_zone_that_was_late_is_asked_for_after_the_reload(
     program: Program, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It gets less time than the others, but it is not given up before it is asked."""
-    monkeypatch.setattr(converge, "_VERIFY_SECONDS", 0.5)
+    monkeypatch.setattr(primary, "_VERIFY_SECONDS", 0.5)
     with monkeypatch.context() as lost:
         lost.setattr(nameserver, "reload", lambda _: None)
         program.run("request", Forced())
@@ -678,7 +698,7 @@ def test_the_timer_trusts_the_last_run_for_a_minute_only(
     program.run("timer")
     assert not path.exists()
     now = time.monotonic()
-    monkeypatch.setattr(converge.time, "monotonic", lambda: now + converge._LOOK_AGAIN_SECONDS)
+    monkeypatch.setattr(primary.time, "monotonic", lambda: now + converge._LOOK_AGAIN_SECONDS)
     program.run("timer")
     assert path.exists()
 

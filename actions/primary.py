@@ -1,0 +1,142 @@
+"""The primary: told to load what has been written, and asked until it serves it.
+
+Owns how long that may take, and when a zone is given up for this time. No reload's exit status is
+believed: what counts is the serial that it answers with. What is done about a zone that it refuses
+is left to publish.
+"""
+
+import time
+from collections.abc import Callable, Collection, Mapping
+from itertools import islice
+
+from actions import nameserver
+from actions.outcome import Tally
+from exporter import config, soa
+
+# The primary is on this machine: it answers at once, or not at all.
+_SILENCE_SECONDS = 0.5
+
+# NSD loads a zone in some ten milliseconds; a webhook has to be answered within 7 s.
+_VERIFY_SECONDS = 4.0
+# No faster: NSD answers no more than 200 questions a second.
+_ASK_EVERY_SECONDS = 0.01
+# Name servers lose reloads: ask for it again when the serial does not come.
+_RELOAD_AGAIN_SECONDS = 0.25
+# What a zone adds to either where there are thousands.
+_A_ZONES_SECONDS = 0.0002
+# So many are asked for until the first of them is there.
+_SOME = 20
+# A zone that answers SERVFAIL after two reloads was loaded, and refused.
+_REFUSED_SECONDS = 0.6
+_REFUSES = soa.NoSerial("SERVFAIL")
+
+Answer = soa.Serial | soa.NoSerial
+
+
+class Primary:
+    """The primary in one run."""
+
+    def __init__(self, primary: config.Primary, tally: Tally) -> None:
+        self._primary = primary
+        self._tally = tally
+
+    def ask(self, zones: Collection[str]) -> Mapping[str, Answer]:
+        """What it serves of each zone."""
+        return soa.ask(self._primary, list(zones), _SILENCE_SECONDS)
+
+    def see_served(
+        self,
+        wanted: Mapping[str, int],
+        answers: Mapping[str, Answer],
+        hopeless: Collection[str],
+        *,
+        served: Callable[[Mapping[str, soa.Serial]], None],
+        refused: Callable[[str], int | None],
+    ) -> None:
+        """See it serve these serials, asking for a reload as often as that takes.
+
+        `answers` are what it serves now. Those that were `hopeless` the last time get less time:
+        one zone's trouble delays no other's switch. `served` is told of each zone as soon as it
+        is; `refused`, of a zone that can't be loaded, gives the serial to expect instead, if any.
+        """
+        wanted, late = dict(wanted), self._late(wanted, answers, served)
+        if not late:
+            return
+        began, reload_at = time.monotonic(), 0.0
+        more = len(late) * _A_ZONES_SECONDS
+        reload_after = _RELOAD_AGAIN_SECONDS + more
+        tried, given_up = set[str](), set(hopeless)
+        with self._tally.step("verify"):
+            while late and time.monotonic() - began < _patience(late, given_up, tried) + more:
+                if reload := time.monotonic() >= reload_at:
+                    if not self._reload(late):
+                        return
+                    reload_at, reload_after = time.monotonic() + reload_after, reload_after * 2
+                time.sleep(_ASK_EVERY_SECONDS)
+                # Some for all: zones come together, mostly, and there may be thousands.
+                some = {name: wanted[name] for name in islice(late, _SOME)}
+                if not reload and len(self._late(some, self.ask(some), _nobody)) == len(some):
+                    continue
+                late = self._late({n: wanted[n] for n in late}, self.ask(late), served)
+                if time.monotonic() - began < _REFUSED_SECONDS:
+                    continue
+                for name in [n for n, its in late.items() if its == _REFUSES and n not in tried]:
+                    tried.add(name)
+                    serial = refused(name)
+                    if serial is None:
+                        given_up.add(name)
+                    else:
+                        wanted[name], reload_at = serial, 0.0
+                        given_up.discard(name)
+        for name, answer in late.items():
+            why = _why(answer, wanted[name])
+            self._tally.fail(name, "verify", f"{self._primary.name} {why}")
+
+    def _reload(self, late: Collection[str]) -> bool:
+        try:
+            with self._tally.step("reload"):
+                nameserver.reload(self._primary)
+        except nameserver.ReloadError as error:
+            for name in late:
+                self._tally.fail(name, "reload", str(error))
+            return False
+        return True
+
+    def _late(
+        self,
+        wanted: Mapping[str, int],
+        answers: Mapping[str, Answer],
+        served: Callable[[Mapping[str, soa.Serial]], None],
+    ) -> dict[str, Answer]:
+        """The zones that are not served as they should be, with what is answered instead."""
+        late, there = dict[str, Answer](), dict[str, soa.Serial]()
+        for name, serial in wanted.items():
+            answer = answers[name]
+            if isinstance(answer, soa.Serial) and answer.serial == serial:
+                there[name] = answer
+            else:
+                late[name] = answer
+        if there:
+            served(there)
+        return late
+
+
+def _nobody(_: Mapping[str, soa.Serial]) -> None:
+    pass
+
+
+def _patience(
+    late: Mapping[str, Answer], given_up: Collection[str], tried: Collection[str]
+) -> float:
+    """How long the late zones are waited for, seconds."""
+    if not late.keys() <= set(given_up):
+        return _VERIFY_SECONDS
+    if any(answer == _REFUSES and name not in tried for name, answer in late.items()):
+        return _REFUSED_SECONDS * 2
+    return _RELOAD_AGAIN_SECONDS
+
+
+def _why(answer: Answer, serial: int) -> str:
+    if isinstance(answer, soa.NoSerial):
+        return f"answers {answer.reason}"
+    return f"serves {answer.serial}, not {serial}"

@@ -1,0 +1,309 @@
+"""Which zones differ from what is meant, their next serials, and writing them.
+
+Owns the published files. Which server is meant is decided elsewhere; that the primary serves what
+is written is seen to by `primary.py`, and what it refuses comes back here.
+"""
+
+import contextlib
+import hashlib
+import logging
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from dns.serial import Serial
+
+from actions import files, zone
+from actions.notify import Wanted
+from actions.outcome import Tally
+from actions.state import Refused, State, StateError
+from actions.zone import Template
+from exporter import soa
+from exporter.config import Config
+
+log = logging.getLogger(__name__)
+
+# A nameserver that is ahead of an unchanged zone is overtaken this often: one that numbers zones by
+# itself would be ahead of every serial of ours, at once.
+_OVERTAKE_EVERY = timedelta(hours=1)
+# A secondary that stays behind gets a higher serial this often: most need just that.
+_LIFT_EVERY = timedelta(days=1)
+
+# What the primary refused is tried again after this: the fault may have been its own.
+_TRY_AGAIN = timedelta(hours=1)
+
+# So many zones have a line each in the log; more have one for all.
+LINES = 20
+
+Serials = Mapping[str, Mapping[str, int]]  # nameserver -> zone -> serial
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the nameservers serve before anything is written.
+
+    `stuck`: zones that a secondary stays behind with, though it answers.
+    """
+
+    primary: Mapping[str, int]
+    secondaries: Serials
+    stuck: Collection[str]
+
+
+class Publisher:
+    """The published zones in one run: for one server that is meant to be served."""
+
+    def __init__(
+        self, config: Config, state: State, tally: Tally, serving: str, now: datetime
+    ) -> None:
+        self._config = config
+        self._state = state
+        self._tally = tally
+        self._serving = serving
+        self._now = now
+        self._values = {name: zone.values(config.servers, name) for name in config.servers}
+        self._templates: Mapping[str, Template] = {}
+        self._theirs: Serials = {}
+        self._recorded: dict[str, int] = {}
+        self._refused: dict[str, Refused] = {}
+        self._kept: set[str] = set()  # zones with a last good content beside them
+        self._held: set[str] = set()  # zones that go on with theirs
+
+    def publish(
+        self, templates: Mapping[str, Template], seen: Seen, moved: Collection[str]
+    ) -> None:
+        """Write each zone that differs; those that a person `moved` too."""
+        self._templates = templates
+        self._theirs = {self._config.primary.name: seen.primary, **seen.secondaries}
+        self._recorded = self._state.serials()
+        self._refused = self._state.refused()
+        with self._tally.step("render"):
+            self._clear_up()
+            due = self._due(moved, seen.stuck)
+        if not due:
+            return
+        self._record(due)
+        with self._tally.step("write"):
+            unused = self._write(due, seen.primary)
+        # Else a folder that can't be written would use up a serial at every tick.
+        if unused:
+            self._state.record({name: due[name].recorded for name in unused})
+
+    def served(self, serials: Collection[str]) -> None:
+        """Let go of what was kept for zones that are served now."""
+        for name in self._kept & set(serials):
+            with contextlib.suppress(OSError):  # the next run tries again
+                files.drop(self._path(name))
+            self._kept.discard(name)
+        if over := self._refused.keys() & set(serials) - self._held:
+            self._refused = {n: its for n, its in self._refused.items() if n not in over}
+            self._state.put_refused(self._refused)
+
+    def give_back(self, name: str) -> int | None:
+        """Publish a refused zone's last good content anew; its serial, or None if there is none."""
+        try:
+            last = files.kept(self._path(name)) if name in self._kept else None
+            serial = self._next(name, [self._recorded.get(name), self._tally.zones[name].serial])
+            content = zone.with_serial(name, last, serial) if last is not None else None
+            if content is None:
+                return None
+            again = self._now + _TRY_AGAIN
+            reason = (
+                f"{self._config.primary.name} answers SERVFAIL to what its checker took; its last"
+                f" content is back, with serial {serial}; tried again at {again:%H:%M} UTC, or by"
+                f" zonerw rewrite --forced {name}"
+            )
+            # Put down first: one that is killed before the file is in place begins anew.
+            mark = self._mark(self._templates[name])
+            refused = Refused(rendering=mark, serial=serial, again=again, reason=reason)
+            self._refused = {**self._refused, name: refused}
+            self._state.put_refused(self._refused)
+            self._record({name: _Due(serial, None, None)})
+            files.put(self._path(name), content)
+            files.sync_folder(self._config.zones.published)
+        except (OSError, StateError) as error:
+            log.error(  # noqa: TRY400  the reason says all
+                "last content can't be put back", extra={"zone": name, "reason": str(error)}
+            )
+            return None
+        self._held.add(name)
+        self._tally.put(name, serial, written=True)
+        self._tally.fail(name, "verify", reason)
+        log.warning("last content put back", extra={"zone": name, "serial": serial})
+        return serial
+
+    def wanted(self, name: str, served: soa.Serial) -> Wanted:
+        """What a secondary should serve of a zone that the primary serves now."""
+        template = self._templates[name]
+        if name in self._held:  # where that points is not known here
+            return Wanted(served)
+        addresses = template.addresses(self._values[self._serving])
+        return Wanted(served, template.pointer if addresses else None, addresses)
+
+    # What differs.
+
+    def _due(self, moved: Collection[str], stuck: Collection[str]) -> dict[str, "_Due"]:
+        lifted = self._state.lifted()
+        lifts, due = dict[str, datetime](), dict[str, _Due]()
+        for name, template in self._templates.items():
+            path = self._path(name)
+            try:
+                published = path.read_bytes()
+            except FileNotFoundError:
+                published = None
+            except OSError as error:
+                self._tally.fail(name, "render", f"{path}: {error.strerror}")
+                continue
+            recorded = self._recorded.get(name)
+            current, same = self._compare(name, template, published, recorded)
+            if current is not None and name not in moved:
+                if held := self._is_held(name, template, current):
+                    self._held.add(name)
+                    self._tally.put(name, current)
+                    self._tally.fail(name, "verify", held.reason)
+                    continue
+                used = recorded is not None and _later(recorded, current)
+                lift = same and not used and self._lift(name, current, recorded, stuck, lifted)
+                if lift:
+                    lifts[name] = self._now
+                elif same and not used:
+                    self._tally.put(name, current)
+                    continue
+            due[name] = _Due(self._next(name, [current, recorded]), current, recorded)
+        if lifts:
+            self._state.put_lifted({**lifted, **lifts})
+        return due
+
+    def _compare(
+        self, name: str, template: Template, published: bytes | None, recorded: int | None
+    ) -> tuple[int | None, bool]:
+        """The published serial, and whether the file is what it is meant to be."""
+        if published is None:
+            return None, False
+        # It holds the recorded serial, nearly always: reading a zone takes longer than rendering.
+        if recorded is not None:
+            if template.render(self._values[self._serving], recorded) == published:
+                return recorded, True
+            for values in self._values.values():
+                if template.render(values, recorded) == published:
+                    return recorded, False
+        current = zone.serial_of(name, published)
+        same = current is not None and (
+            template.render(self._values[self._serving], current) == published
+        )
+        return current, same
+
+    def _is_held(self, name: str, template: Template, current: int) -> Refused | None:
+        """What says that a zone goes on with its last good content, if that is so."""
+        refused = self._refused.get(name)
+        if (
+            refused
+            and refused.serial == current
+            and timedelta(0) < refused.again - self._now <= _TRY_AGAIN  # the clock may be set
+            and refused.rendering == self._mark(template)
+        ):
+            return refused
+        return None
+
+    def _lift(
+        self,
+        name: str,
+        current: int,
+        recorded: int | None,
+        stuck: Collection[str],
+        lifted: Mapping[str, datetime],
+    ) -> bool:
+        """Whether an unchanged zone gets a higher serial for a nameserver's sake."""
+        theirs = self._seen_at(name)
+        since = self._now - lifted[name] if name in lifted else None
+        if since is None or since < timedelta(0):  # the clock may have been wrong
+            since = timedelta.max
+        if any(serial != current for serial in theirs.values()) and since > _OVERTAKE_EVERY:
+            ours = [n for n in (current, recorded) if n is not None]
+            if zone.ahead(self._now.date(), current, ours, theirs):
+                return True
+        return name in stuck and since > _LIFT_EVERY
+
+    def _next(self, name: str, ours: Iterable[int | None]) -> int:
+        known = [serial for serial in ours if serial is not None]
+        next_ = zone.next_serial(self._now.date(), known, self._seen_at(name))
+        for doubt in next_.doubts:
+            log.warning("serial doubted", extra={"zone": name, "reason": doubt})
+        return next_.serial
+
+    def _seen_at(self, name: str) -> dict[str, int]:
+        return {label: zones[name] for label, zones in self._theirs.items() if name in zones}
+
+    def _mark(self, template: Template) -> str:
+        rendering = template.render(self._values[self._serving], 0)
+        return hashlib.sha256(rendering).hexdigest()
+
+    # Files.
+
+    def _clear_up(self) -> None:
+        """Remove what a killed run has left behind, and see what it has kept."""
+        folder = self._config.zones.published
+        try:
+            files.sweep(folder, self._templates)
+            self._kept = files.keeping(folder) & self._templates.keys()
+        except OSError:
+            self._kept = set()  # a folder that can't be read is told of with each zone
+
+    def _write(self, due: Mapping[str, "_Due"], primary: Mapping[str, int]) -> set[str]:
+        """Write zones with their serials; those whose serial was not used."""
+        unused, values = set[str](), self._values[self._serving]
+        for name, its in due.items():
+            path = self._path(name)
+            try:
+                if its.published is not None and primary.get(name) == its.published:
+                    self._keep(name, path)
+                files.put(path, self._templates[name].render(values, its.serial))
+            except OSError as error:
+                self._tally.fail(name, "write", f"{path}: {error.strerror}")
+                unused.add(name)
+            else:
+                self._tally.put(name, its.serial, written=True)
+        self._tell({name: its.serial for name, its in due.items() if name not in unused})
+        folder = self._config.zones.published
+        try:
+            files.sync_folder(folder)
+        except OSError as error:
+            for name in due:
+                self._tally.fail(name, "write", f"{folder}: can't be synced: {error.strerror}")
+        return unused
+
+    def _keep(self, name: str, path: Path) -> None:
+        """Keep what the primary serves, should it refuse what comes."""
+        with contextlib.suppress(OSError):  # a switch is worth more than the way back
+            files.keep(path)
+            self._kept.add(name)
+
+    def _tell(self, written: Mapping[str, int]) -> None:
+        if len(written) > LINES:
+            log.info("published", extra={"zones": len(written), "serving": self._serving})
+            return
+        for name, serial in written.items():
+            log.info("published", extra={"zone": name, "serial": serial, "serving": self._serving})
+
+    def _record(self, due: Mapping[str, "_Due"]) -> None:
+        serials = {name: its.serial for name, its in due.items()}
+        self._state.record(serials)
+        self._recorded.update(serials)
+
+    def _path(self, name: str) -> Path:
+        return self._config.zones.published / name
+
+
+@dataclass(frozen=True, slots=True)
+class _Due:
+    """A zone to be written with `serial`; the serials in its file and recorded before."""
+
+    serial: int
+    published: int | None
+    recorded: int | None
+
+
+def _later(one: int, other: int) -> bool:
+    """RFC 1982."""
+    return one != other and Serial(one) > Serial(other)

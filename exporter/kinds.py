@@ -63,7 +63,6 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
                 r"(?m)^Error summary:(?s:.*)"
                 r"|^error: failed to run semantic checks .*$"
                 r"|^error: .* failed to load zone, file '/dev/stdin', \d+ errors$"
-                r"|^Serious semantic error detected$"
             ),
         ),
     }

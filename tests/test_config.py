@@ -178,6 +178,27 @@ def test_the_example_reads(tmp_path: Path) -> None:
     assert example.actions.state == minimal.actions.state
 
 
+@pytest.mark.parametrize(
+    ("kind", "control", "checker"),
+    [
+        ("nsd", ("nsd-control",), ("nsd-checkzone",)),
+        ("bind", ("rndc",), ("named-checkzone", "-i", "local", "-k", "fail")),
+        ("knot", ("knotc",), ("kzonecheck",)),
+    ],
+)
+def test_the_primarys_programs_are_its_kinds_but_for_what_is_given(
+    tmp_path: Path, kind: str, control: tuple[str, ...], checker: tuple[str, ...]
+) -> None:
+    """Each of the two can be another one."""
+    text = MINIMAL.replace('"nsd"', f'"{kind}"')
+    primary = config_of(tmp_path, text).primary
+    assert (primary.kind, primary.control, primary.checker) == (kind, control, checker)
+    primary = config_of(tmp_path, text + 'control = ["sudo", "control"]\n').primary
+    assert (primary.control, primary.checker) == (("sudo", "control"), checker)
+    primary = config_of(tmp_path, text + 'checker = ["true"]\n').primary
+    assert (primary.control, primary.checker) == (control, ("true",))
+
+
 def test_only_servers_zones_and_primary_have_to_be_there(tmp_path: Path) -> None:
     """The smallest file, and the defaults that stand for all the rest."""
     config = config_of(tmp_path, MINIMAL)

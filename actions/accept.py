@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Literal
 
 from actions import nameserver, zone
-from actions.state import Mark, State, mark
+from actions.state import Mark, State, StateError, mark
 from exporter import zonefile
 from exporter.config import Config
 
@@ -144,14 +144,31 @@ class Watch:
         for name, path in found.paths.items():
             marks = _mark_of(path), accepted.get(name)
             its = known.get(name)
-            if its is None or its[:2] != marks or its[2].state == "unchecked":
-                known_as = None if marks[1] is None else self._state.source(name)
-                in_time = time.monotonic() < until
-                its = *marks, _standing(self._config, name, path, known_as, check=in_time)
+            in_time = time.monotonic() < until
+            fresh = its is not None and its[:2] == marks
+            # What is broken may be so for a cause elsewhere, as a checker that is not there.
+            if its is None or not fresh or (in_time and its[2].state in ("broken", "unchecked")):
+                its = *marks, self._standing(name, path, known=marks[1] is not None, check=in_time)
             stand[name] = its[2]
             if marks[0] is not None:
                 self._known[name] = its
         return dict(sorted(stand.items()))
+
+    def _standing(self, name: str, path: Path, *, known: bool, check: bool) -> Standing:
+        try:
+            content = path.read_bytes()
+            accepted = self._state.source(name) if known else None
+        except OSError as error:
+            return Standing("broken", _unreadable(path, error))
+        except StateError as error:
+            return Standing("broken", str(error))
+        if content == accepted:
+            return Standing("accepted")
+        if not check:
+            return Standing("unchecked")
+        if faults := _faults(self._config, name, path, content):
+            return Standing("broken", faults)
+        return Standing("pending", "edited" if known else "new")
 
 
 def _mark_of(path: Path) -> Mark | None:
@@ -159,22 +176,6 @@ def _mark_of(path: Path) -> Mark | None:
         return mark(path.stat())
     except OSError:
         return None
-
-
-def _standing(
-    config: Config, name: str, path: Path, accepted: bytes | None, *, check: bool
-) -> Standing:
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        return Standing("broken", _unreadable(path, error))
-    if content == accepted:
-        return Standing("accepted")
-    if not check:
-        return Standing("unchecked")
-    if faults := _faults(config, name, path, content):
-        return Standing("broken", faults)
-    return Standing("pending", "new" if accepted is None else "edited")
 
 
 def _told(read: Iterable[bytes | Verdict], count: int) -> Iterable[bytes | Verdict]:

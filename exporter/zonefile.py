@@ -13,6 +13,7 @@ NAME must be a server in both forms. An escaped `@` begins no marker.
 """
 
 import ipaddress
+import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -70,16 +71,25 @@ def find(folder: Path) -> Found:
     What does not end in `.base`, and an editor's lock file, is not ours and is not mentioned.
     """
     paths, refused = {}, {}
-    for path in sorted(folder.iterdir()):
-        zone = path.name.removesuffix(SUFFIX)
-        if zone == path.name or zone.startswith(".#"):
+    with os.scandir(folder) as entries:  # there may be thousands
+        files = sorted((entry.name, _is_file(entry)) for entry in entries)
+    for name, is_file in files:
+        zone = name.removesuffix(SUFFIX)
+        if zone == name or zone.startswith(".#"):
             continue
-        if reason := _not_a_zone(zone) if path.is_file() else "not a regular file":
+        if reason := _not_a_zone(zone) if is_file else "not a regular file":
             # A name that is not UTF-8 could not be printed as it is.
-            refused[path.name.encode("utf-8", "backslashreplace").decode()] = reason
+            refused[name.encode("utf-8", "backslashreplace").decode()] = reason
         else:
-            paths[zone] = path
+            paths[zone] = folder / name
     return Found(paths, refused)
+
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_file()
+    except OSError:  # a link that leads to itself, say
+        return False
 
 
 def _not_a_zone(name: str) -> str | None:

@@ -273,11 +273,16 @@ def test_a_person_can_force_a_rewrite(daemon: Daemon) -> None:
     """Both modes reach the worker as they were meant."""
     for body in ({"mode": "minimal"}, {"mode": "forced"}, {"mode": "forced", "zones": ["a.b"]}):
         assert daemon.post("/rewrite", body, OPERATOR).status_code == 200
-    assert daemon.runs == [
-        ("request", None),
-        ("request", Forced()),
-        ("request", Forced(("a.b",))),
+    assert [(trigger, type(word)) for trigger, word in daemon.runs] == [
+        ("request", type(None)),
+        ("request", Forced),
+        ("request", Forced),
     ]
+    for run, zones in zip(daemon.runs[1:], ((), ("a.b",)), strict=True):
+        word = run[1]
+        assert isinstance(word, Forced)
+        assert word.checked  # before the worker was asked: no switch waits for that
+        assert word.zones == word.checked.zones == zones
 
 
 @pytest.mark.parametrize(

@@ -3,12 +3,13 @@
 import re
 import subprocess
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 
 from prometheus_client import generate_latest
 from witnesses import of
 
+from actions.accept import Standing
 from actions.decide import Decision
 from actions.judge import Judgement
 from actions.metrics import Metrics
@@ -45,8 +46,16 @@ def lively() -> Metrics:
     metrics.converges.labels("webhook").inc()
     metrics.failures.labels("reload").inc()
     metrics.step_seconds.labels("write").observe(0.02)
-    metrics.published({"example.net": 2026112200})
-    metrics.published({"example.org": 2026112201})
+    metrics.show_zones(lambda: {"example.org": 2026112201}, lambda: date(2026, 11, 22))
+    metrics.show_sources(
+        lambda: {
+            "example.com": Standing("unchecked"),
+            "example.net": Standing("broken", "no SOA record"),
+            "example.org": Standing("accepted"),
+            "new.example": Standing("pending", "new"),
+            "old.example": Standing("gone"),
+        }
+    )
     metrics.alertmanager(datetime(2026, 11, 22, 4, tzinfo=UTC), up=True)
     metrics.alertmanager(datetime(2026, 11, 22, 5, tzinfo=UTC), up=False)
     metrics.webhook_alerts.labels("MainDown", "firing").inc()
@@ -101,6 +110,18 @@ def test_a_pin_that_is_gone_has_no_expiry() -> None:
     assert "zonerw_pin_expiry_timestamp_seconds" not in text
     metrics.pinned(datetime(2026, 11, 24, tzinfo=UTC))
     assert "zonerw_pin_expiry_timestamp_seconds 1.79" in page(metrics)
+
+
+def test_sources_that_cant_be_looked_at_are_not_told_of() -> None:
+    """The rest of the page is as it is; the status says what is wrong."""
+    metrics = Metrics(configuration.read(Path("examples/zonerw.toml")))
+
+    def look() -> dict[str, Standing]:
+        raise PermissionError
+
+    metrics.show_sources(look)
+    assert "zonerw_converges_total" in page(metrics)
+    assert "source_valid" not in page(metrics)
 
 
 def test_alone_is_who_has_no_alert_of_anybody() -> None:

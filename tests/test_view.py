@@ -17,6 +17,7 @@ from conftest import StartNsd, free_port
 from witnesses import ALERTS, LOOKS
 
 from actions import view, zone
+from actions.accept import Standing, Watch
 from actions.decide import Decision
 from actions.judge import Judgement, Witnesses
 from actions.looks import Seen
@@ -97,7 +98,7 @@ def looked(config: Config) -> Document:
 
 def remembered(config: Config, latest: Latest) -> Document:
     """The daemon's status."""
-    return view.by_daemon(config, latest, [])
+    return view.by_daemon(config, Watch(config, State(config.actions.state)), latest, [])
 
 
 def test_nothing_is_changed_by_looking(config: Config) -> None:
@@ -146,11 +147,25 @@ def test_all_files_damaged_are_all_named(config: Config) -> None:
 
 def test_without_what_was_accepted_no_source_is_called_new(config: Config) -> None:
     """It can't be told: the sources are not shown at all."""
-    (config.actions.state / "accepted" / "damaged.example.base").mkdir()
+    accepted = config.actions.state / "accepted"
+    accepted.rename(accepted.with_name("elsewhere"))
+    accepted.touch()
     its = looked(config)
-    assert [trouble.file for trouble in its.troubles] == [str(config.actions.state / "accepted")]
+    assert {trouble.file for trouble in its.troubles} == {str(accepted)}
     assert its.zones == {}
     assert its.serving == "main"
+
+
+def test_one_accepted_source_that_cannot_be_read_hides_no_other(config: Config) -> None:
+    """It is told of as the zone's trouble."""
+    path = config.actions.state / "accepted" / f"{ZONES[0]}.base"
+    path.unlink()
+    path.mkdir()
+    its = looked(config)
+    why = f"{path}: can't be read: Is a directory"
+    assert (its.zones[ZONES[0]].failed, its.zones[ZONES[0]].reason) == ("render", why)
+    assert its.zones[ZONES[0]].source == Standing("broken", why)
+    assert its.zones[ZONES[1]].source == Standing("accepted")
 
 
 def test_sources_that_cannot_be_read_are_not_called_gone(config: Config) -> None:

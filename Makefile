@@ -3,7 +3,7 @@
 PYTHON ?= python3
 NEEDS = it takes Python 3.11 or newer, say make PYTHON=...
 
-.PHONY: help demo test soak clean parts
+.PHONY: help demo test soak clean python parts more-parts
 
 help:
 	@echo 'make demo   main dies, the zones move to the backup, main returns: live, on this machine'
@@ -15,23 +15,29 @@ demo: .venv/.stamp
 	@.venv/bin/zonerw demo
 
 # The tests wait most of their time: two cores carry four at once.
-test: .venv/.stamp
+test: more-parts .venv/.stamp
 	.venv/bin/ruff format --check
 	.venv/bin/ruff check
 	.venv/bin/mypy
 	.venv/bin/pytest -n 4 --dist worksteal
 
-soak: .venv/.stamp
+soak: more-parts .venv/.stamp
 	.venv/bin/pytest -m soak
 
 clean:
 	rm -rf .venv
 
-parts:
+python:
 	@command -v $(PYTHON) >/dev/null || { echo 'zonerw: no $(PYTHON) here: $(NEEDS)' >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit( \
 		"zonerw: $(PYTHON) is Python %d.%d: $(NEEDS)" % sys.version_info[:2])'
-	@sh demo/install-parts $(PYTHON)
+
+parts: python
+	@sh demo/install-parts demo $(PYTHON)
+
+# What the tests need beside, and the demo does not: the other kinds of name server.
+more-parts: python
+	@sh demo/install-parts test $(PYTHON)
 
 # Debian's Python has no ensurepip; then pip comes from the wheel that install-parts has seen to.
 # pip does not constrain what it builds with, so hatchling, and what it makes editable

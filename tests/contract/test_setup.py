@@ -18,32 +18,63 @@ ROOT = Path(__file__).parents[2]
 SHELL_NEEDS = ("id", "ls", "paste", "sh")
 
 
-def test_nothing_is_said_or_done_where_nothing_is_missing() -> None:
+# Of what is needed, this is not in the sbin folders, where install-parts looks too.
+LACKING = "prometheus prometheus-alertmanager iproute2"
+MORE_LACKING = f"{LACKING} bind9-utils knot-dnssecutils"
+
+either = pytest.mark.parametrize(
+    ("what_for", "lacking"), [("demo", LACKING), ("test", MORE_LACKING)]
+)
+
+
+@pytest.mark.parametrize("what_for", ["demo", "test"])
+def test_nothing_is_said_or_done_where_nothing_is_missing(what_for: str) -> None:
     """The tests run, so all parts are here: install-parts leaves no trace of itself."""
-    assert install_parts(os.environ["PATH"]) == (0, "")
+    assert install_parts(what_for, os.environ["PATH"]) == (0, "")
 
 
-def test_without_apt_get_one_line_says_what_to_install(bare: Path) -> None:
+@either
+def test_without_apt_get_one_line_says_what_to_install(
+    bare: Path, what_for: str, lacking: str
+) -> None:
     """On other systems the parts have other names; they are the owner's to install."""
-    status, told = install_parts(str(bare))
+    status, told = install_parts(what_for, str(bare))
     assert status == 1
-    assert told == (
-        "zonerw: install this first, by whatever names it has here:"
-        " prometheus prometheus-alertmanager iproute2\n"
-    )
+    assert told == f"zonerw: install this first, by whatever names it has here: {lacking}\n"
 
 
-def test_without_a_way_to_root_one_line_says_what_to_run(bare: Path) -> None:
+@either
+def test_without_a_way_to_root_one_line_says_what_to_run(
+    bare: Path, what_for: str, lacking: str
+) -> None:
     """A user without sudo gets the very command that somebody else has to run."""
     program(bare / "apt-get", "echo must not be called; exit 1")
     program(bare / "id", "echo 1000")
-    status, told = install_parts(str(bare))
+    status, told = install_parts(what_for, str(bare))
     assert status == 1
     assert told == (
-        "zonerw: install this first, as root:"
-        " apt-get install --no-install-recommends"
-        " prometheus prometheus-alertmanager iproute2\n"
+        f"zonerw: install this first, as root: apt-get install --no-install-recommends {lacking}\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("target", "words"),
+    [("demo", ["demo"]), ("test", ["test", "demo"]), ("soak", ["test", "demo"])],
+)
+def test_the_demo_needs_less_than_the_tests(target: str, words: list[str]) -> None:
+    """NSD is all it shows. What the tests need comes at once, so that apt-get runs once."""
+    status, told = make("--dry-run", "PYTHON=python3", target)
+    assert status == 0
+    asked = re.findall(r"^sh demo/install-parts (.*)$", told, re.MULTILINE)
+    assert asked == [f"{word} python3" for word in words]
+
+
+@pytest.mark.parametrize("words", [[], ["python3"], ["demos"]])
+def test_what_for_has_to_be_said(words: list[str]) -> None:
+    """Nothing is installed for a purpose that nobody knows."""
+    status, told = run("/bin/sh", "demo/install-parts", *words)
+    assert status == 1
+    assert told == "zonerw: say what for: demo/install-parts demo, or demo/install-parts test\n"
 
 
 def test_an_old_python_is_told_in_one_line(tmp_path: Path) -> None:
@@ -57,7 +88,8 @@ def test_an_old_python_is_told_in_one_line(tmp_path: Path) -> None:
 
 def test_make_test_checks_in_order_and_fails_at_the_first() -> None:
     """Format, lint, types, tests: each a line of its own, so that make stops where one fails."""
-    status, told = make("--dry-run", "--old-file=.venv/.stamp", "test")
+    there = ("--old-file=more-parts", "--old-file=.venv/.stamp")
+    status, told = make("--dry-run", *there, "test")
     assert status == 0
     assert [line.removeprefix(".venv/bin/") for line in told.splitlines()] == [
         "ruff format --check",
@@ -92,8 +124,8 @@ def bare(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def install_parts(path: str) -> tuple[int, str]:
-    return run("/bin/sh", "demo/install-parts", sys.executable, PATH=path)
+def install_parts(what_for: str, path: str) -> tuple[int, str]:
+    return run("/bin/sh", "demo/install-parts", what_for, sys.executable, PATH=path)
 
 
 def make(*words: str) -> tuple[int, str]:

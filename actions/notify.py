@@ -1,8 +1,8 @@
-"""NOTIFY (RFC 1996), and following each secondary until it serves the new serial.
+"""NOTIFY (RFC 1996), and following each secondary until it serves what is wanted.
 
 A `Follower` for each secondary, on a thread of its own, so that one that is unreachable delays no
-other. NOTIFY is not reliable: what counts is the serial that the secondary answers with. Which
-serial is wanted is converge's business.
+other. NOTIFY is not reliable: what counts is the serial that the secondary answers with, and the
+addresses it gives at that serial. What is wanted is converge's business.
 """
 
 import base64
@@ -10,54 +10,82 @@ import binascii
 import logging
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import dns.flags
 import dns.message
 import dns.opcode
 import dns.rcode
+import dns.rdata
+import dns.rdataclass
 import dns.rdatatype
 import dns.rrset
 import dns.tsig
-from dns.rdtypes.ANY.SOA import SOA
 from dns.serial import Serial as Rfc1982
 
 from exporter import soa
-from exporter.config import Secondary, Tsig
+from exporter.config import Address, Secondary, Tsig
+from exporter.zonefile import Pointer
 
 log = logging.getLogger(__name__)
 
 # A secondary on the same continent answers well within this.
 _ANSWER_SECONDS = 1.0
+# Before a serial is chosen a switch waits: for what is near, not for what is dead.
+_SERIALS_SECONDS = 0.3
 
 # After a NOTIFY the transfer takes some ten milliseconds on a fast line: ask often at first.
-# NSD answers no more than 200 questions a second.
 _ASK_FIRST_SECONDS = 0.02
 _ASK_AT_MOST_SECONDS = 5.0
+# NSD answers no more than 200 questions a second; where more zones lag, all goes slower.
+_ASK_AT_ONCE = 200
 
 # NOTIFY again what lags, more and more seldom; a restarted secondary falls behind by itself, so
 # that one that has everything is asked again every minute too.
 _NOTIFY_FIRST_SECONDS = 0.5
 _NOTIFY_AT_MOST_SECONDS = 60.0
 _LOOK_AGAIN_SECONDS = 60.0
+# Nothing tells whether one that takes NOTIFYs and gives no SOA has done what it was told.
+_NOTIFY_UNSEEN_SECONDS = 3600.0
+# So many go out before it is seen whether something newer is wanted: half a second's work.
+_NOTIFY_AT_ONCE = 1000
+
+# Far longer than any transfer takes: what lags then won't be cured by one more NOTIFY.
+_STUCK_SECONDS = 600.0
+
+# More lines than these tell nobody more.
+_LINES = 20
 
 
 class KeyFileError(Exception):
     """A TSIG secret can't be read: which file, and what was expected."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a secondary should serve: the primary's SOA, and the addresses that the pointer has.
+
+    Without a pointer the serial is all that counts.
+    """
+
+    soa: soa.Serial
+    pointer: Pointer | None = None
+    addresses: frozenset[Address] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
 class Serves:
-    """The secondary serves the wanted serial."""
+    """The secondary serves what is wanted."""
 
     serial: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Behind:
-    """The secondary does not serve the wanted serial (yet): what it has, if it answers, and why.
+    """The secondary does not serve what is wanted (yet): what it has, if it answers, and why.
 
     One that has a later serial is behind too: it will not take ours, and has other content.
     """
@@ -91,19 +119,23 @@ def read_key(tsig: Tsig) -> dns.tsig.Key:
     return dns.tsig.Key(tsig.name, secret, tsig.algorithm)
 
 
-def message(zone: str, wanted: SOA, key: dns.tsig.Key | None) -> dns.message.Message:
-    """Make a NOTIFY with the SOA in its answer section (RFC 1996, section 3.7), signed by `key`."""
+def message(zone: str, rdata: bytes, key: dns.tsig.Key | None) -> dns.message.Message:
+    """Make a NOTIFY with the SOA in its answer section (RFC 1996, section 3.7), signed by `key`.
+
+    `rdata` is the SOA's in wire form, no name in it compressed.
+    """
     notify = dns.message.make_query(zone, dns.rdatatype.SOA)
     notify.set_opcode(dns.opcode.NOTIFY)
     notify.flags = (notify.flags | dns.flags.AA) & ~dns.flags.RD
-    notify.answer.append(dns.rrset.from_rdata(notify.question[0].name, 0, wanted))
+    its = dns.rdata.from_wire(dns.rdataclass.IN, dns.rdatatype.SOA, rdata, 0, len(rdata))
+    notify.answer.append(dns.rrset.from_rdata(notify.question[0].name, 0, its))
     if key is not None:
         notify.use_tsig(key)
     return notify
 
 
 class Follower:
-    """Brings one secondary to the wanted serials and keeps it there."""
+    """Brings one secondary to what is wanted, and keeps it there."""
 
     def __init__(
         self, name: str, secondary: Secondary, key: dns.tsig.Key | None, observer: Observer
@@ -113,13 +145,11 @@ class Follower:
         self._key = key
         self._observer = observer
         self._news = threading.Condition()
-        self._wanted: dict[str, SOA] = {}
-        self._since: dict[str, float] = {}  # zone -> when it was found to lag, monotonic
-        self._seen: dict[str, Serves | Behind] = {}
-        self._asked = False
-        self._fresh = False
+        self._zones: dict[str, _Zone] = {}
+        self._answered: dict[str, int | None] = {}  # its last serial; None: asked in vain
+        self._fresh = False  # something is wanted that no round has taken up yet
         self._stopping = False
-        self._complaint = ""
+        self._complaints: set[str] = set()
         self._thread = threading.Thread(target=self._run, name=f"follow {name}", daemon=True)
 
     def start(self) -> None:
@@ -137,39 +167,58 @@ class Follower:
         self.end()
         self._thread.join()
 
-    def want(self, wanted: Mapping[str, SOA]) -> None:
-        """Say what the primary serves now; what was wanted already changes nothing."""
+    def want(self, wanted: Mapping[str, Wanted]) -> None:
+        """Say what the primary serves now; what was wanted already changes nothing.
+
+        What is new takes the place of what was wanted before, and is notified without delay.
+        """
         now = time.monotonic()
         with self._news:
-            for zone, rdata in wanted.items():
-                before = self._wanted.get(zone)
-                if before is not None and before.serial == rdata.serial:
-                    continue
-                self._wanted[zone] = rdata
-                self._since[zone] = now
-                self._seen[zone] = Behind(self._serial(zone), "not asked yet", coming=True)
-                self._fresh = True
+            for zone, its in wanted.items():
+                before = self._zones.get(zone)
+                if before is None or before.wanted != its:
+                    self._zones[zone] = _fresh(its, self._answered.get(zone), before, now)
+                    self._fresh = True
             self._news.notify_all()
 
     def keep(self, zones: Collection[str]) -> None:
         """Follow these zones only: others have been retired."""
         with self._news:
-            for zone in self._wanted.keys() - zones:
-                for known in (self._wanted, self._since, self._seen):
-                    known.pop(zone, None)
+            for zone in self._zones.keys() - zones:
+                del self._zones[zone]
+            for zone in self._answered.keys() - zones:
+                del self._answered[zone]
 
     def seen(self) -> dict[str, Serves | Behind]:
         """Zone -> how it stood when last asked."""
         with self._news:
-            return dict(self._seen)
+            return {zone: its.seen() for zone, its in self._zones.items()}
+
+    def stuck(self) -> frozenset[str]:
+        """Zones for which it answers, and has stayed behind for long: only a new serial helps."""
+        now = time.monotonic()
+        with self._news:
+            return frozenset(
+                zone
+                for zone, its in self._zones.items()
+                if its.stays_since is not None and now - its.stays_since >= _STUCK_SECONDS
+            )
 
     def serials(self, zones: Collection[str]) -> dict[str, int]:
-        """Zone -> the serial that the secondary answered with last; asks where nobody has yet."""
+        """Zone -> the serial that the secondary answered with last; asks where nobody has yet.
+
+        Once, and with little patience: nobody waits for one that is unreachable.
+        """
         with self._news:
-            if self._asked:
-                return {zone: n for zone in zones if (n := self._serial(zone)) is not None}
-        answers = soa.ask(self._secondary, list(zones), _ANSWER_SECONDS)
-        return {z: its.serial for z, its in answers.items() if isinstance(its, soa.Serial)}
+            unknown = [zone for zone in zones if zone not in self._answered]
+        if unknown:
+            answers = soa.ask(self._secondary, unknown, _SERIALS_SECONDS, key=self._key)
+            with self._news:
+                for zone, its in answers.items():
+                    serial = its.serial if isinstance(its, soa.Serial) else None
+                    self._answered.setdefault(zone, serial)  # what the thread heard is newer
+        with self._news:
+            return {z: n for z in zones if (n := self._answered.get(z)) is not None}
 
     def wait(self, until: float) -> dict[str, Serves | Behind]:
         """Wait until nothing is coming, or the monotonic time `until`; then how each zone stands.
@@ -178,7 +227,11 @@ class Follower:
         """
         with self._news:
             self._news.wait_for(lambda: not self._coming(), max(0.0, until - time.monotonic()))
-            return dict(self._seen)
+            return self.seen()
+
+    def _coming(self) -> bool:
+        seen = (its.seen() for its in self._zones.values())
+        return any(isinstance(its, Behind) and its.coming for its in seen)
 
     # The thread.
 
@@ -191,91 +244,124 @@ class Follower:
                 self._rest(_NOTIFY_FIRST_SECONDS)
 
     def _follow(self) -> None:
-        pace = _Pace()
         while not self._stopping:
-            wanted, fresh = self._take()
-            if fresh:
-                pace = _Pace()
-            lagging = self._ask(wanted)
-            if not lagging:
-                pace = _Pace()
-                self._rest(_LOOK_AGAIN_SECONDS)
-                continue
-            if pace.notify_now(answers=any(self._serial(zone) is not None for zone in lagging)):
-                self._notify(lagging)
-            self._rest(pace.until_next_ask())
+            due = self._take()
+            self._ask(due)
+            self._notify(due)
+            self._rest(self._plan(due))
 
-    def _take(self) -> tuple[dict[str, SOA], bool]:
+    def _take(self) -> dict[str, Wanted]:
+        """What to ask for now: of every zone once a minute, of those that lag far more often."""
         with self._news:
-            fresh, self._fresh = self._fresh, False
-            return dict(self._wanted), fresh
+            self._fresh = False
+            now = time.monotonic()
+            return {zone: its.wanted for zone, its in self._zones.items() if its.ask_at <= now}
 
-    def _ask(self, wanted: Mapping[str, SOA]) -> dict[str, SOA]:
-        """Ask the secondary for every wanted zone; returns those that lag."""
-        answers = soa.ask(self._secondary, list(wanted), _ANSWER_SECONDS) if wanted else {}
-        lagging = {}
-        with self._news:
-            for zone, answer in answers.items():
-                newest = self._wanted.get(zone)  # it may have moved meanwhile
-                if newest is None:
-                    continue  # retired meanwhile
-                stands = standing(answer, newest.serial)
-                if isinstance(stands, Serves):
-                    self._arrived(zone, stands.serial)
-                    continue
-                lagging[zone] = newest
-                self._since.setdefault(zone, time.monotonic())
-                self._seen[zone] = stands
-            self._asked = self._asked or bool(answers)
-            self._news.notify_all()
-        return lagging
-
-    def _arrived(self, zone: str, serial: int) -> None:
-        self._seen[zone] = Serves(serial)
-        since = self._since.pop(zone, None)
-        if since is None:
+    def _ask(self, due: Mapping[str, Wanted]) -> None:
+        if not due:
             return
-        seconds = time.monotonic() - since
-        self._observer.arrived(self.name, seconds)
-        log.info(
-            "secondary serves",
-            extra={
-                "nameserver": self.name,
-                "zone": zone,
-                "serial": serial,
-                "seconds": f"{seconds:.3f}",
-            },
-        )
-
-    def _notify(self, lagging: Mapping[str, SOA]) -> None:
-        messages = [message(zone, rdata, self._key) for zone, rdata in lagging.items()]
-        # One try for each message: a signed one has to be fresh, so the next is a new one.
-        replies = soa.exchange(self._secondary, messages, _ANSWER_SECONDS, tries=1)
-        refusals = {
-            zone: why
-            for zone, reply in zip(lagging, replies, strict=True)
-            if (why := _refusal(reply)) is not None
+        answers = soa.ask(self._secondary, list(due), _ANSWER_SECONDS, key=self._key)
+        stand = {zone: standing(answers[zone], its.soa.serial) for zone, its in due.items()}
+        pointers = {
+            zone: its.pointer
+            for zone, its in due.items()
+            if its.pointer is not None and isinstance(stand[zone], Serves)
         }
-        self._observer.notified(self.name, len(messages))
-        self._observer.notify_failed(self.name, len(refusals))
-        complaint = next(iter(refusals.values()), "")
-        if complaint and complaint != self._complaint:
-            log.warning(
-                "notify failed",
-                extra={"nameserver": self.name, "zones": len(refusals), "reason": complaint},
+        if pointers:
+            found = soa.addresses(self._secondary, pointers, _ANSWER_SECONDS, key=self._key)
+            for zone, pointer in pointers.items():
+                stand[zone] = _pointing(due[zone], pointer, found.get(zone))
+        with self._news:
+            self._heard(due, stand)
+            self._news.notify_all()
+
+    def _heard(self, due: Mapping[str, Wanted], stand: Mapping[str, Serves | Behind]) -> None:
+        now = time.monotonic()
+        arrived = {}
+        for zone, stands in stand.items():
+            if zone not in self._zones:
+                continue  # retired meanwhile
+            if stands.serial is not None or zone not in self._answered:
+                self._answered[zone] = stands.serial
+            its = self._zones[zone]
+            if its.wanted is not due[zone]:
+                continue  # something newer is wanted, and asked for in a moment
+            its.hear(stands, now)
+            if isinstance(stands, Serves) and its.since is not None:
+                arrived[zone] = now - its.since
+                its.since = None
+        for seconds in arrived.values():
+            self._observer.arrived(self.name, seconds)
+        self._say_arrived(arrived)
+
+    def _say_arrived(self, arrived: Mapping[str, float]) -> None:
+        if len(arrived) > _LINES:
+            slowest = f"{max(arrived.values()):.3f}"
+            told = {"nameserver": self.name, "zones": len(arrived), "seconds": slowest}
+            log.info("secondary serves", extra=told)
+            return
+        for zone, seconds in arrived.items():
+            log.info(
+                "secondary serves",
+                extra={
+                    "nameserver": self.name,
+                    "zone": zone,
+                    "serial": self._answered[zone],
+                    "seconds": f"{seconds:.3f}",
+                },
             )
-        self._complaint = complaint
+
+    def _notify(self, due: Mapping[str, Wanted]) -> None:
+        with self._news:
+            now = time.monotonic()
+            lagging = {
+                zone: wanted
+                for zone, wanted in due.items()
+                if (its := self._current(zone, wanted)) and its.lags() and its.notify_at <= now
+            }
+        for zones in _portions(list(lagging), _NOTIFY_AT_ONCE):
+            messages = [message(zone, lagging[zone].soa.rdata, self._key) for zone in zones]
+            # One try for each message: a signed one has to be fresh, so the next is a new one.
+            replies = soa.exchange(self._secondary, messages, _ANSWER_SECONDS, tries=1)
+            with self._news:
+                self._replied(lagging, dict(zip(zones, replies, strict=True)))
+                self._news.notify_all()
+                if self._fresh or self._stopping:
+                    return  # what is left is still due
+
+    def _replied(self, lagging: Mapping[str, Wanted], replies: Mapping[str, "_Reply"]) -> None:
+        now = time.monotonic()
+        for zone, reply in replies.items():
+            if its := self._current(zone, lagging[zone]):
+                its.take(reply, now)
+        refusals = Counter(why for reply in replies.values() if (why := _refusal(reply)))
+        self._observer.notified(self.name, len(replies))
+        self._observer.notify_failed(self.name, refusals.total())
+        for why, zones in refusals.items():
+            if why not in self._complaints:
+                told = {"nameserver": self.name, "zones": zones, "reason": why}
+                log.warning("notify failed", extra=told)
+        lasting = {why for its in self._zones.values() if (why := _refusal(its.reply))}
+        self._complaints = lasting | refusals.keys()
+
+    def _plan(self, asked: Mapping[str, Wanted]) -> float:
+        """Seconds until the next question; puts down when those just asked are asked again."""
+        with self._news:
+            now = time.monotonic()
+            lagging = sum(isinstance(its.stands, Behind) for its in self._zones.values())
+            for zone, wanted in asked.items():
+                if its := self._current(zone, wanted):
+                    its.plan(now, slower=max(1.0, lagging / _ASK_AT_ONCE))
+            asked_next = (its.ask_at for its in self._zones.values())
+            return min(asked_next, default=now + _LOOK_AGAIN_SECONDS) - now
+
+    def _current(self, zone: str, wanted: Wanted) -> "_Zone | None":
+        its = self._zones.get(zone)
+        return its if its is not None and its.wanted is wanted else None
 
     def _rest(self, seconds: float) -> None:
         with self._news:
-            self._news.wait_for(lambda: self._fresh or self._stopping, seconds)
-
-    def _coming(self) -> bool:
-        return any(isinstance(seen, Behind) and seen.coming for seen in self._seen.values())
-
-    def _serial(self, zone: str) -> int | None:
-        seen = self._seen.get(zone)
-        return seen.serial if seen else None
+            self._news.wait_for(lambda: self._fresh or self._stopping, max(0.0, seconds))
 
 
 def stop(followers: Collection[Follower]) -> None:
@@ -286,32 +372,97 @@ def stop(followers: Collection[Follower]) -> None:
         follower.stop()
 
 
-class _Pace:
-    """When to ask a secondary that lags, and when to notify it, ever more seldom."""
-
-    def __init__(self) -> None:
-        self._ask_after = _ASK_FIRST_SECONDS
-        self._notify_after = _NOTIFY_FIRST_SECONDS
-        self._notify_at = 0.0
-        self._answered = True
-
-    def notify_now(self, *, answers: bool) -> bool:
-        """Whether a NOTIFY is due: at first, after the backoff, when it is back from silence."""
-        due = time.monotonic() >= self._notify_at or (answers and not self._answered)
-        self._answered = answers
-        if due:
-            self._notify_at = time.monotonic() + self._notify_after
-            self._notify_after = min(self._notify_after * 2, _NOTIFY_AT_MOST_SECONDS)
-        return due
-
-    def until_next_ask(self) -> float:
-        """Seconds until it should be asked again."""
-        seconds = self._ask_after
-        self._ask_after = min(self._ask_after * 1.5, _ASK_AT_MOST_SECONDS)
-        return seconds
-
+# --- what is known of one zone --------------------------------------------------------------
 
 _NOT_LOADED = "SERVFAIL"  # what a secondary says of a new zone before its first transfer
+_OLDER = "serves an older serial"
+_ELSEWHERE = "serves other addresses at this serial"
+
+_Reply = dns.rcode.Rcode | soa.NoReply
+
+
+@dataclass(slots=True)
+class _Zone:
+    """One zone at one secondary. Times are monotonic; there are thousands of these."""
+
+    wanted: Wanted
+    stands: Serves | Behind
+    since: float | None  # when it was found to lag, until it has arrived
+    ask_at: float
+    ask_after: float
+    notify_at: float
+    notify_after: float
+    stays_since: float | None = None  # since when it answers, and does not take what is wanted
+    reply: _Reply | None = None  # to the last NOTIFY
+
+    def seen(self) -> Serves | Behind:
+        """How it stands, by all that the secondary said."""
+        stands = self.stands
+        if isinstance(stands, Serves):
+            return stands
+        if self.is_unseen():
+            return Behind(None, f"took the NOTIFY, gives no SOA: {stands.reason}")
+        if not self.lags():
+            return stands
+        if self.reply is None:  # it is notified in a moment
+            return replace(stands, coming=True)
+        trouble = _trouble(self.reply, stands.reason)
+        return replace(stands, reason=f"{stands.reason}; {trouble}") if trouble else stands
+
+    def lags(self) -> bool:
+        """Whether a NOTIFY can help: it does not if the serial is the right one."""
+        return isinstance(self.stands, Behind) and self.stands.serial != self.wanted.soa.serial
+
+    def is_unseen(self) -> bool:
+        """Whether it takes NOTIFYs, and gives no SOA; before a first transfer that is no wonder."""
+        return (
+            isinstance(self.stands, Behind)
+            and self.stands.serial is None
+            and self.stands.reason != _NOT_LOADED
+            and self.reply == dns.rcode.NOERROR
+        )
+
+    def hear(self, stands: Serves | Behind, now: float) -> None:
+        """Take in what it answered."""
+        if isinstance(stands, Serves) or _is_back(self.stands, stands):
+            self.ask_after = _ASK_FIRST_SECONDS
+            self.notify_at, self.notify_after = now, _NOTIFY_FIRST_SECONDS
+        self.stands = stands
+        if isinstance(stands, Behind) and self.since is None:
+            self.since = now
+        if not _stays(stands):
+            self.stays_since = None
+        elif self.stays_since is None:
+            self.stays_since = now
+
+    def take(self, reply: _Reply, now: float) -> None:
+        """Take in what it replied to a NOTIFY."""
+        self.reply = reply
+        self.notify_at = now + (_NOTIFY_UNSEEN_SECONDS if self.is_unseen() else self.notify_after)
+        self.notify_after = min(self.notify_after * 2, _NOTIFY_AT_MOST_SECONDS)
+
+    def plan(self, now: float, slower: float) -> None:
+        """Put down when to ask again."""
+        if isinstance(self.stands, Serves) or self.is_unseen():
+            self.ask_at = now + _LOOK_AGAIN_SECONDS
+        else:
+            self.ask_at = now + min(self.ask_after * slower, _LOOK_AGAIN_SECONDS)
+            self.ask_after = min(self.ask_after * 1.5, _ASK_AT_MOST_SECONDS)
+
+
+def _fresh(wanted: Wanted, answered: int | None, before: _Zone | None, now: float) -> _Zone:
+    # That it refused the last NOTIFY holds until it takes one; that it took one says nothing here.
+    reply = before.reply if before and before.reply != dns.rcode.NOERROR else None
+    return _Zone(
+        wanted,
+        stands=Behind(answered, "not asked yet", coming=True),
+        since=now,
+        ask_at=now,
+        ask_after=_ASK_FIRST_SECONDS,
+        notify_at=now,
+        notify_after=_NOTIFY_FIRST_SECONDS,
+        reply=reply,
+    )
 
 
 def standing(answer: soa.Serial | soa.NoSerial, wanted: int) -> Serves | Behind:
@@ -322,11 +473,45 @@ def standing(answer: soa.Serial | soa.NoSerial, wanted: int) -> Serves | Behind:
         return Serves(wanted)
     if Rfc1982(answer.serial) > Rfc1982(wanted):
         return Behind(answer.serial, "is ahead of the primary")
-    return Behind(answer.serial, "serves an older serial", coming=True)
+    return Behind(answer.serial, _OLDER, coming=True)
 
 
-def _refusal(reply: dns.message.Message | soa.NoReply) -> str | None:
+def _pointing(
+    wanted: Wanted, pointer: Pointer, found: frozenset[Address] | None
+) -> Serves | Behind:
+    """How it stands by its addresses, its serial being right; None: it gave none."""
+    serial = wanted.soa.serial
+    if found == wanted.addresses or (found is None and not wanted.addresses):
+        return Serves(serial)
+    if found is None:
+        return Behind(serial, f"gives no address of {pointer.name}")
+    return Behind(serial, f"{_ELSEWHERE}: {', '.join(sorted(map(str, found)))}")
+
+
+def _stays(stands: Serves | Behind) -> bool:
+    """Whether it answers, and serves what it should no more."""
+    return isinstance(stands, Behind) and stands.reason.startswith((_OLDER, _ELSEWHERE))
+
+
+def _is_back(before: Serves | Behind, now: Serves | Behind) -> bool:
+    """Whether it knows the zone (again), having been silent, or without it."""
+    if isinstance(before, Serves) or isinstance(now, Serves) or before.serial is not None:
+        return False
+    return now.serial is not None or (now.reason == _NOT_LOADED != before.reason)
+
+
+def _trouble(reply: _Reply, heard: str) -> str | None:
+    if isinstance(reply, soa.NoReply):
+        return f"NOTIFY fails: {reply.reason}" if reply.reason != heard else None
+    return f"refuses NOTIFY: {why}" if (why := _refusal(reply)) else None
+
+
+def _refusal(reply: _Reply | None) -> str | None:
     if isinstance(reply, soa.NoReply):
         return reply.reason
-    rcode = reply.rcode()
-    return None if rcode == dns.rcode.NOERROR else str(dns.rcode.to_text(rcode))
+    return None if reply in (None, dns.rcode.NOERROR) else dns.rcode.to_text(reply)
+
+
+def _portions(zones: Sequence[str], size: int) -> Iterator[Sequence[str]]:
+    for start in range(0, len(zones), size):
+        yield zones[start : start + size]

@@ -3,8 +3,11 @@
 import socket
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
+from ipaddress import ip_address
 from pathlib import Path
+from typing import Any
 
 import dns.flags
 import dns.message
@@ -17,12 +20,19 @@ import pytest
 from dns.rdtypes.ANY.SOA import SOA
 
 from actions import notify
-from actions.notify import Behind, Follower, KeyFileError, Observer, Serves, read_key
+from actions.notify import Behind, Follower, KeyFileError, Observer, Serves, Wanted, read_key
 from demo.stack import wait_for
+from exporter import soa as questions
 from exporter.config import Secondary, Tsig
+from exporter.soa import Serial
+from exporter.zonefile import Pointer
 
 ZONE, OTHER = "example.org", "example.net"
+WWW = Pointer(f"www.{ZONE}.", "A")
+MAIN, BACKUP = "192.0.2.1", "198.51.100.7"
 KEY = dns.tsig.Key("transfer", "c2VjcmV0IHNlY3JldCBzZWNyZXQ=", "hmac-sha256")
+# Of what a NOTIFY is answered with.
+Reply = Callable[[str, int], dns.rcode.Rcode | None]
 
 
 def soa(serial: int) -> SOA:
@@ -34,15 +44,29 @@ def soa(serial: int) -> SOA:
     return made
 
 
+def wanted(serial: int, *addresses: str) -> Wanted:
+    """Say what the secondary should serve: this serial, and www at these addresses, if any."""
+    rdata = soa(serial).to_wire()
+    assert rdata is not None
+    pointer = WWW if addresses else None
+    return Wanted(
+        Serial(serial, 3600, 86400, rdata), pointer, frozenset(map(ip_address, addresses))
+    )
+
+
 class FakeSecondary:
-    """Answers SOA and NOTIFY on UDP; what it does with a NOTIFY is the test's choice."""
+    """Answers SOA, A and NOTIFY on UDP; what it does with a NOTIFY is the test's choice."""
 
     def __init__(self) -> None:
-        self.serials = {ZONE: 1, OTHER: 1}
+        self.serials: dict[str, int] = defaultdict(lambda: 1)
+        self.addresses = [MAIN]  # of any www
+        self.asked: list[dns.message.Message] = []
         self.notified: list[dns.message.Message] = []
-        self.on_notify: Callable[[str, int], dns.rcode.Rcode | None] = self.transfer
+        self.on_notify: Reply = self.transfer
         self.silent = False
-        self.rcode = dns.rcode.NOERROR  # of what it says of a zone
+        # Of what it says of a zone, and of addresses; None: nothing.
+        self.rcode: dns.rcode.Rcode | None = dns.rcode.NOERROR
+        self.address_rcode: dns.rcode.Rcode | None = dns.rcode.NOERROR
         self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self.socket.bind(("127.0.0.1", 0))
         self.socket.settimeout(0.05)
@@ -74,7 +98,8 @@ class FakeSecondary:
                 self.socket.sendto(reply.to_wire(), peer)
 
     def _reply(self, question: dns.message.Message) -> dns.message.Message | None:
-        zone = question.question[0].name.to_text(omit_final_dot=True)
+        name, rtype = question.question[0].name, question.question[0].rdtype
+        zone = name.to_text(omit_final_dot=True)
         reply = dns.message.make_response(question)
         reply.flags |= dns.flags.AA
         if question.opcode() == dns.opcode.NOTIFY:
@@ -82,15 +107,24 @@ class FakeSecondary:
             rdata = question.answer[0][0]
             assert isinstance(rdata, SOA)
             rcode = self.on_notify(zone, rdata.serial)
-            if rcode is None:
-                return None
-            reply.set_rcode(rcode)
-        elif self.rcode != dns.rcode.NOERROR:
-            reply.set_rcode(self.rcode)
         else:
-            name = question.question[0].name
-            reply.answer.append(dns.rrset.from_rdata(name, 60, soa(self.serials[zone])))
+            self.asked.append(question)
+            rcode = self.rcode if rtype == dns.rdatatype.SOA else self.address_rcode
+            if rcode != dns.rcode.NOERROR:
+                pass
+            elif rtype == dns.rdatatype.SOA:
+                reply.answer.append(dns.rrset.from_rdata(name, 60, soa(self.serials[zone])))
+            else:
+                reply.answer.append(dns.rrset.from_text_list(name, 60, "IN", rtype, self.addresses))
+        if rcode is None:
+            return None
+        reply.set_rcode(rcode)
         return reply
+
+    def names(self) -> list[str]:
+        """What it was asked for, in order, and may forget."""
+        asked, self.asked = self.asked, []
+        return [message.question[0].name.to_text(omit_final_dot=True) for message in asked]
 
 
 class Told:
@@ -112,6 +146,12 @@ class Told:
         return Observer(notified, failed, lambda _, seconds: self.arrived.append(seconds))
 
 
+def make_follower(secondary: FakeSecondary, told: Told) -> Follower:
+    """Make a follower of that secondary, not running yet."""
+    place = Secondary.model_validate({"address": "127.0.0.1", "port": secondary.port})
+    return Follower("ns2", place, KEY, told.observer())
+
+
 @pytest.fixture
 def secondary() -> Iterator[FakeSecondary]:
     """A secondary that answers."""
@@ -129,8 +169,7 @@ def told() -> Told:
 @pytest.fixture
 def follower(secondary: FakeSecondary, told: Told) -> Iterator[Follower]:
     """A follower of that secondary, running."""
-    place = Secondary.model_validate({"address": "127.0.0.1", "port": secondary.port})
-    follower = Follower("ns2", place, KEY, told.observer())
+    follower = make_follower(secondary, told)
     follower.start()
     yield follower
     follower.stop()
@@ -146,10 +185,21 @@ def until(condition: Callable[[], bool]) -> None:
     wait_for(condition, 10, "the follower")
 
 
+def refuse(_zone: str, _serial: int) -> dns.rcode.Rcode:
+    """Say no to a NOTIFY."""
+    return dns.rcode.REFUSED
+
+
+def ignore(_zone: str, _serial: int) -> dns.rcode.Rcode:
+    """Say yes to a NOTIFY, and do nothing."""
+    return dns.rcode.NOERROR
+
+
 def test_rfc_1996_the_message() -> None:
     """Opcode NOTIFY, AA set, RD not, one question of type SOA, the SOA as a hint (section 3.7)."""
+    rdata = wanted(7).soa.rdata
     made = dns.message.from_wire(
-        notify.message(ZONE, soa(7), KEY).to_wire(), keyring={KEY.name: KEY}
+        notify.message(ZONE, rdata, KEY).to_wire(), keyring={KEY.name: KEY}
     )
     assert made.opcode() == dns.opcode.NOTIFY
     assert made.flags & dns.flags.AA
@@ -159,19 +209,19 @@ def test_rfc_1996_the_message() -> None:
     ]
     assert made.answer[0][0] == soa(7)
     assert made.had_tsig
-    assert not dns.message.from_wire(notify.message(ZONE, soa(7), None).to_wire()).had_tsig
+    assert not dns.message.from_wire(notify.message(ZONE, rdata, None).to_wire()).had_tsig
 
 
 def test_a_secondary_that_takes_the_notify_is_done(
     secondary: FakeSecondary, follower: Follower, told: Told
 ) -> None:
-    """One NOTIFY for each zone, and each is seen to be served."""
-    follower.want({ZONE: soa(2), OTHER: soa(3)})
+    """One NOTIFY for each zone, and each is seen to be served; all of it is signed."""
+    follower.want({ZONE: wanted(2, MAIN), OTHER: wanted(3)})
     assert follower.wait(within(5)) == {ZONE: Serves(2), OTHER: Serves(3)}
     assert follower.serials([ZONE, OTHER]) == {ZONE: 2, OTHER: 3}
     assert len(secondary.notified) == told.notified == len(told.arrived) == 2
     assert told.failed == 0
-    assert all(message.had_tsig for message in secondary.notified)
+    assert all(message.had_tsig for message in [*secondary.asked, *secondary.notified])
 
 
 def test_a_secondary_that_has_it_already_is_left_alone(
@@ -179,20 +229,39 @@ def test_a_secondary_that_has_it_already_is_left_alone(
 ) -> None:
     """Nothing is sent."""
     secondary.serials[ZONE] = 4
-    follower.want({ZONE: soa(4)})
+    follower.want({ZONE: wanted(4, MAIN)})
     assert follower.wait(within(5)) == {ZONE: Serves(4)}
     assert secondary.notified == []
 
 
+def test_what_is_wanted_already_changes_nothing(
+    secondary: FakeSecondary, follower: Follower, told: Told
+) -> None:
+    """Converge says it again at every run: nobody is asked or notified for that."""
+    follower.want({ZONE: wanted(2, MAIN)})
+    assert follower.wait(within(5)) == {ZONE: Serves(2)}
+    secondary.asked.clear()
+    follower.want({ZONE: wanted(2, MAIN)})
+    assert follower.seen() == {ZONE: Serves(2)}
+    follower.want({OTHER: wanted(2)})
+    assert follower.wait(within(5)) == {ZONE: Serves(2), OTHER: Serves(2)}
+    assert set(secondary.names()) == {OTHER}
+    assert len(told.arrived) == 2
+
+
 def test_a_secondary_that_is_ahead_is_behind(secondary: FakeSecondary, follower: Follower) -> None:
     """It will never take ours, and what it serves is something else: nobody waits for that."""
-    secondary.on_notify = lambda _zone, _serial: dns.rcode.NOERROR
+    secondary.on_notify = ignore
     secondary.serials[ZONE] = 5
-    follower.want({ZONE: soa(4)})
+    follower.want({ZONE: wanted(4)})
     assert follower.wait(within(60)) == {ZONE: Behind(5, "is ahead of the primary")}
+    assert follower.serials([ZONE]) == {ZONE: 5}
     secondary.on_notify = secondary.transfer
-    follower.want({ZONE: soa(6)})
+    follower.want({ZONE: wanted(6)})
     assert follower.wait(within(5)) == {ZONE: Serves(6)}
+
+
+# --- serials --------------------------------------------------------------------------------
 
 
 def test_a_secondary_is_asked_before_the_first_serial_is_chosen(
@@ -202,10 +271,112 @@ def test_a_secondary_is_asked_before_the_first_serial_is_chosen(
     secondary.serials[ZONE] = 41
     assert follower.serials([ZONE]) == {ZONE: 41}
     secondary.serials[ZONE] = 42
-    follower.want({ZONE: soa(42)})
+    follower.want({ZONE: wanted(42)})
     assert follower.wait(within(5)) == {ZONE: Serves(42)}
     secondary.silent = True
     assert follower.serials([ZONE, "unknown.example"]) == {ZONE: 42}
+
+
+def test_what_it_answered_last_is_known_when_it_is_silent(
+    secondary: FakeSecondary, follower: Follower, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A secondary that is ahead, and then unreachable, is still ahead."""
+    monkeypatch.setattr(notify, "_ANSWER_SECONDS", 0.1)
+    secondary.serials[ZONE] = 5
+    follower.want({ZONE: wanted(4)})
+    until(lambda: follower.serials([ZONE]) == {ZONE: 5})
+    secondary.silent = True
+    follower.want({ZONE: wanted(3)})
+    until(lambda: follower.seen() == {ZONE: Behind(None, "timeout")})
+    assert follower.serials([ZONE]) == {ZONE: 5}
+
+
+def test_no_serial_is_waited_for_where_nobody_answers(
+    secondary: FakeSecondary, follower: Follower
+) -> None:
+    """A switch is not delayed by an unreachable secondary: it is asked once, not for long."""
+    secondary.silent = True
+    begun = time.monotonic()
+    assert follower.serials([ZONE, OTHER]) == {}
+    assert time.monotonic() - begun < notify._ANSWER_SECONDS
+    assert set(secondary.names()) == {ZONE, OTHER}
+    assert follower.serials([ZONE, OTHER]) == {}
+    assert secondary.names() == []
+
+
+def test_serials_are_compared_as_rfc_1982_says(
+    secondary: FakeSecondary, follower: Follower
+) -> None:
+    """4294967295 is older than 1."""
+    secondary.serials[ZONE] = 2**32 - 1
+    follower.want({ZONE: wanted(1)})
+    assert follower.wait(within(5)) == {ZONE: Serves(1)}
+    assert len(secondary.notified) == 1
+
+
+# --- addresses ------------------------------------------------------------------------------
+
+
+def test_other_addresses_at_the_right_serial_are_behind(
+    secondary: FakeSecondary, follower: Follower, told: Told
+) -> None:
+    """No transfer will come of it: nobody waits, no NOTIFY is sent; the next serial cures it."""
+    secondary.serials[ZONE] = 2
+    secondary.addresses = [BACKUP, MAIN]
+    follower.want({ZONE: wanted(2, BACKUP)})
+    said = f"serves other addresses at this serial: {MAIN}, {BACKUP}"
+    assert follower.wait(within(60)) == {ZONE: Behind(2, said)}
+    assert secondary.notified == []
+    assert told.arrived == []
+    secondary.addresses = [BACKUP]
+    follower.want({ZONE: wanted(3, BACKUP)})
+    assert follower.wait(within(5)) == {ZONE: Serves(3)}
+
+
+def test_addresses_are_asked_for_when_the_serial_is_right(
+    secondary: FakeSecondary, follower: Follower, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At arrival, and whenever it is looked at again; before, they would say nothing."""
+    monkeypatch.setattr(notify, "_LOOK_AGAIN_SECONDS", 0.05)
+    secondary.on_notify = ignore
+    follower.want({ZONE: wanted(2, MAIN)})
+    until(lambda: len(secondary.asked) > 3)
+    assert set(secondary.names()) == {ZONE}
+    secondary.serials[ZONE] = 2
+    until(lambda: follower.seen() == {ZONE: Serves(2)})
+    secondary.addresses = [BACKUP]
+    said = f"serves other addresses at this serial: {BACKUP}"
+    until(lambda: follower.seen() == {ZONE: Behind(2, said)})
+
+
+@pytest.mark.parametrize("rcode", [dns.rcode.SERVFAIL, None])
+def test_one_that_gives_no_addresses_is_asked_again(
+    secondary: FakeSecondary,
+    follower: Follower,
+    monkeypatch: pytest.MonkeyPatch,
+    rcode: dns.rcode.Rcode | None,
+) -> None:
+    """Not known to point there is behind, and said; that is no reason for another serial."""
+    monkeypatch.setattr(notify, "_ANSWER_SECONDS", 0.1)
+    monkeypatch.setattr(notify, "_STUCK_SECONDS", 0.0)
+    secondary.address_rcode = rcode
+    follower.want({ZONE: wanted(2, MAIN)})
+    until(lambda: follower.seen() == {ZONE: Behind(2, f"gives no address of www.{ZONE}.")})
+    assert not follower.stuck()
+    secondary.address_rcode = dns.rcode.NOERROR
+    until(lambda: follower.seen() == {ZONE: Serves(2)})
+
+
+def test_a_server_without_an_address_of_that_family_has_none(
+    secondary: FakeSecondary, follower: Follower
+) -> None:
+    """Its record is commented out while it serves: no address is what is wanted."""
+    secondary.addresses = []
+    follower.want({ZONE: Wanted(wanted(2).soa, WWW)})
+    assert follower.wait(within(5)) == {ZONE: Serves(2)}
+
+
+# --- NOTIFY, again --------------------------------------------------------------------------
 
 
 def test_an_error_does_not_end_the_following(
@@ -216,28 +387,18 @@ def test_an_error_does_not_end_the_following(
 ) -> None:
     """Out of file descriptors for a moment: said, and tried again."""
     monkeypatch.setattr(notify, "_NOTIFY_FIRST_SECONDS", 0.01)
-    ask, failures = notify.soa.ask, [OSError("too many open files")] * 3
+    ask, failures = questions.ask, [OSError("too many open files")] * 3
 
-    def breaks(*args: object) -> object:
+    def breaks(*args: Any, **more: Any) -> object:
         if failures:
             raise failures.pop()
-        return ask(*args)
+        return ask(*args, **more)
 
-    monkeypatch.setattr(notify.soa, "ask", breaks)
-    follower.want({ZONE: soa(2)})
+    monkeypatch.setattr(questions, "ask", breaks)
+    follower.want({ZONE: wanted(2)})
     until(lambda: follower.seen() == {ZONE: Serves(2)})
     assert caplog.messages.count("follower failed") == 3
     assert secondary.serials[ZONE] == 2
-
-
-def test_serials_are_compared_as_rfc_1982_says(
-    secondary: FakeSecondary, follower: Follower
-) -> None:
-    """4294967295 is older than 1."""
-    secondary.serials[ZONE] = 2**32 - 1
-    follower.want({ZONE: soa(1)})
-    assert follower.wait(within(5)) == {ZONE: Serves(1)}
-    assert len(secondary.notified) == 1
 
 
 def test_a_lost_notify_is_sent_again(
@@ -251,7 +412,7 @@ def test_a_lost_notify_is_sent_again(
         return secondary.transfer(zone, serial) if len(secondary.notified) == 3 else None
 
     secondary.on_notify = third_time
-    follower.want({ZONE: soa(2)})
+    follower.want({ZONE: wanted(2)})
     assert follower.wait(within(10)) == {ZONE: Serves(2)}
     assert len({message.id for message in secondary.notified}) == 3
     assert (told.notified, told.failed) == (3, 2)
@@ -259,28 +420,47 @@ def test_a_lost_notify_is_sent_again(
 
 def test_noerror_is_no_proof(secondary: FakeSecondary, follower: Follower) -> None:
     """A secondary that says yes and does not transfer is behind."""
-    secondary.on_notify = lambda _zone, _serial: dns.rcode.NOERROR
-    follower.want({ZONE: soa(2)})
+    secondary.on_notify = ignore
+    follower.want({ZONE: wanted(2)})
     assert follower.wait(within(0.5)) == {ZONE: Behind(1, "serves an older serial", coming=True)}
 
 
-def test_a_refusal_is_said_once_with_its_rcode(
+@pytest.mark.parametrize(
+    ("reply", "logged", "said"),
+    [
+        (dns.rcode.NOTAUTH, "NOTAUTH", "refuses NOTIFY: NOTAUTH"),
+        (None, "timeout", "NOTIFY fails: timeout"),
+    ],
+)
+def test_a_refusal_is_said_once_with_its_reason(  # noqa: PLR0913
+    *,
     secondary: FakeSecondary,
     follower: Follower,
     told: Told,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
+    reply: dns.rcode.Rcode | None,
+    logged: str,
+    said: str,
 ) -> None:
-    """The owner reads which nameserver refuses and how, not a line for each try."""
+    """The owner reads which nameserver refuses and how, not a line for each try; status says it."""
     monkeypatch.setattr(notify, "_NOTIFY_FIRST_SECONDS", 0.02)
     monkeypatch.setattr(notify, "_NOTIFY_AT_MOST_SECONDS", 0.02)
-    secondary.on_notify = lambda _zone, _serial: dns.rcode.REFUSED
-    follower.want({ZONE: soa(2)})
-    until(lambda: told.failed >= 3)
-    lines = [record for record in caplog.records if record.message == "notify failed"]
-    assert [(vars(line)["nameserver"], vars(line)["reason"]) for line in lines] == [
-        ("ns2", "REFUSED")
+    monkeypatch.setattr(notify, "_ANSWER_SECONDS", 0.1)
+    good = secondary.on_notify
+    secondary.on_notify = lambda _zone, _serial: reply
+    follower.want({ZONE: wanted(2), OTHER: wanted(2)})
+    until(lambda: told.failed >= 6)
+    behind = Behind(1, f"serves an older serial; {said}", coming=True)
+    assert follower.seen() == {ZONE: behind, OTHER: behind}
+    follower.want({ZONE: wanted(3)})
+    until(lambda: told.failed >= 9)
+    lines = [vars(line) for line in caplog.records if line.message == "notify failed"]
+    assert [(its["nameserver"], its["zones"], its["reason"]) for its in lines] == [
+        ("ns2", 2, logged)
     ]
+    secondary.on_notify = good
+    until(lambda: follower.seen() == {ZONE: Serves(3), OTHER: Serves(2)})
 
 
 def test_one_that_comes_back_from_silence_is_notified_at_once(
@@ -292,7 +472,7 @@ def test_one_that_comes_back_from_silence_is_notified_at_once(
     monkeypatch.setattr(notify, "_ANSWER_SECONDS", 0.1)
     secondary.silent = True
     secondary.on_notify = lambda _zone, _serial: None
-    follower.want({ZONE: soa(2)})
+    follower.want({ZONE: wanted(2)})
     assert follower.wait(within(5)) == {ZONE: Behind(None, "timeout")}
     secondary.on_notify = secondary.transfer
     secondary.silent = False
@@ -305,27 +485,72 @@ def test_nobody_waits_for_one_that_gives_no_answer(
     """That it is unreachable is known after one question; the rest of the time is not spent."""
     monkeypatch.setattr(notify, "_ANSWER_SECONDS", 0.1)
     secondary.silent = True
-    follower.want({ZONE: soa(2)})
+    follower.want({ZONE: wanted(2)})
     long = within(60)
     assert follower.wait(long) == {ZONE: Behind(None, "timeout")}
     assert long - time.monotonic() > 30
 
 
-@pytest.mark.parametrize(
-    ("rcode", "coming"), [(dns.rcode.SERVFAIL, True), (dns.rcode.REFUSED, False)]
-)
-def test_a_new_zone_is_waited_for_an_unknown_one_is_not(
-    secondary: FakeSecondary, follower: Follower, rcode: dns.rcode.Rcode, coming: bool
+def test_a_new_zone_is_waited_for(secondary: FakeSecondary, follower: Follower) -> None:
+    """SERVFAIL is what a secondary says before its first transfer, also after it took a NOTIFY."""
+    secondary.rcode = dns.rcode.SERVFAIL
+    secondary.on_notify = ignore
+    follower.want({ZONE: wanted(2)})
+    until(lambda: len(secondary.notified) > 1)
+    assert follower.wait(within(0.3)) == {ZONE: Behind(None, "SERVFAIL", coming=True)}
+
+
+def test_an_unknown_zone_is_not_waited_for(secondary: FakeSecondary, follower: Follower) -> None:
+    """It is not configured there, or for somebody else: a word with the owner is needed."""
+    secondary.rcode = dns.rcode.REFUSED
+    secondary.on_notify = lambda _zone, _serial: dns.rcode.NOTAUTH
+    follower.want({ZONE: wanted(2)})
+    long = within(60)
+    assert follower.wait(long) == {ZONE: Behind(None, "REFUSED; refuses NOTIFY: NOTAUTH")}
+    assert long - time.monotonic() > 30
+
+
+@pytest.mark.parametrize(("rcode", "why"), [(dns.rcode.REFUSED, "REFUSED"), (None, "timeout")])
+def test_one_that_only_takes_notifies_is_notified_once(  # noqa: PLR0913
+    *,
+    secondary: FakeSecondary,
+    follower: Follower,
+    told: Told,
+    monkeypatch: pytest.MonkeyPatch,
+    rcode: dns.rcode.Rcode | None,
+    why: str,
 ) -> None:
-    """SERVFAIL is what a secondary says before its first transfer, REFUSED where it has no such."""
+    """A distributor hides behind others: once for each serial, and after a while again."""
+    monkeypatch.setattr(notify, "_ANSWER_SECONDS", 0.1)
+    monkeypatch.setattr(notify, "_NOTIFY_FIRST_SECONDS", 0.01)
+    monkeypatch.setattr(notify, "_NOTIFY_AT_MOST_SECONDS", 0.01)
+    monkeypatch.setattr(notify, "_LOOK_AGAIN_SECONDS", 0.01)
     secondary.rcode = rcode
-    secondary.on_notify = lambda _zone, _serial: dns.rcode.NOERROR
-    follower.want({ZONE: soa(2)})
-    expected = Behind(None, dns.rcode.to_text(rcode), coming=coming)
-    until(lambda: follower.seen() == {ZONE: expected})
-    long = within(0.3 if coming else 60)
-    assert follower.wait(long) == {ZONE: expected}
-    assert (long <= time.monotonic()) == coming
+    follower.want({ZONE: wanted(2)})
+    expected = {ZONE: Behind(None, f"took the NOTIFY, gives no SOA: {why}")}
+    assert follower.wait(within(60)) == expected
+    secondary.asked.clear()
+    until(lambda: len(secondary.asked) > 10)
+    assert follower.seen() == expected
+    assert told.notified == 1
+    follower.want({ZONE: wanted(3)})
+    until(lambda: told.notified == 2)
+    assert follower.wait(within(60)) == expected
+    monkeypatch.setattr(notify, "_NOTIFY_UNSEEN_SECONDS", 0.01)
+    follower.want({ZONE: wanted(4)})
+    until(lambda: told.notified > 4)
+
+
+def test_one_that_gives_an_soa_after_all_is_followed(
+    secondary: FakeSecondary, follower: Follower, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was down for a moment after it took the NOTIFY: that hour is not waited out."""
+    monkeypatch.setattr(notify, "_LOOK_AGAIN_SECONDS", 0.01)
+    secondary.rcode, secondary.on_notify = dns.rcode.REFUSED, ignore
+    follower.want({ZONE: wanted(2)})
+    until(lambda: "took the NOTIFY" in str(follower.seen()))
+    secondary.rcode, secondary.on_notify = dns.rcode.NOERROR, secondary.transfer
+    until(lambda: follower.seen() == {ZONE: Serves(2)})
 
 
 def test_a_retired_zone_is_followed_no_more(
@@ -334,8 +559,8 @@ def test_a_retired_zone_is_followed_no_more(
     """Neither asked for nor notified."""
     monkeypatch.setattr(notify, "_NOTIFY_FIRST_SECONDS", 0.01)
     monkeypatch.setattr(notify, "_NOTIFY_AT_MOST_SECONDS", 0.01)
-    secondary.on_notify = lambda _zone, _serial: dns.rcode.REFUSED
-    follower.want({ZONE: soa(2), OTHER: soa(2)})
+    secondary.on_notify = refuse
+    follower.want({ZONE: wanted(2), OTHER: wanted(2)})
     until(lambda: len(secondary.notified) > 2)
     follower.keep({OTHER})
     secondary.notified.clear()
@@ -345,14 +570,129 @@ def test_a_retired_zone_is_followed_no_more(
     assert follower.seen().keys() == {OTHER}
 
 
+# --- many changes, many zones ---------------------------------------------------------------
+
+
 def test_a_newer_serial_takes_the_place_of_an_older_one(
     secondary: FakeSecondary, follower: Follower
 ) -> None:
     """In a burst of switches only the last one has to arrive."""
     for serial in range(2, 30):
-        follower.want({ZONE: soa(serial)})
+        secondary.addresses = [BACKUP if serial % 2 else MAIN]
+        follower.want({ZONE: wanted(serial, *secondary.addresses)})
     assert follower.wait(within(10)) == {ZONE: Serves(29)}
     assert secondary.serials[ZONE] == 29
+
+
+def test_what_is_new_is_notified_at_once(
+    secondary: FakeSecondary, follower: Follower, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long the backoff has become for what was wanted before."""
+    monkeypatch.setattr(notify, "_NOTIFY_FIRST_SECONDS", 3600.0)
+    monkeypatch.setattr(notify, "_NOTIFY_AT_MOST_SECONDS", 3600.0)
+    secondary.on_notify = ignore
+    follower.want({ZONE: wanted(2)})
+    until(lambda: len(secondary.notified) == 1)
+    secondary.on_notify = secondary.transfer
+    follower.want({ZONE: wanted(3)})
+    assert follower.wait(within(10)) == {ZONE: Serves(3)}
+    assert len(secondary.notified) == 2
+
+
+def test_an_answer_to_an_older_question_says_nothing_of_what_is_wanted_now(
+    secondary: FakeSecondary, follower: Follower, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A newer serial is wanted while the question is on its way: it gets its own NOTIFY."""
+    monkeypatch.setattr(notify, "_NOTIFY_FIRST_SECONDS", 3600.0)
+
+    def late(zone: str, serial: int) -> dns.rcode.Rcode:
+        if serial == 2:  # no sooner than this one was on its way
+            follower.want({ZONE: wanted(3, MAIN)})
+        return secondary.transfer(zone, serial)
+
+    secondary.on_notify = late
+    follower.want({ZONE: wanted(2, MAIN)})
+    until(lambda: follower.seen() == {ZONE: Serves(3)})
+    assert len(secondary.notified) == 2
+
+
+def test_only_what_lags_is_asked_for_again(secondary: FakeSecondary, follower: Follower) -> None:
+    """Of ten thousand zones one may lag; the others are looked at once a minute."""
+    secondary.on_notify = lambda zone, serial: (
+        ignore(zone, serial) if zone == OTHER else secondary.transfer(zone, serial)
+    )
+    follower.want({ZONE: wanted(2), OTHER: wanted(2)})
+    until(lambda: follower.seen()[ZONE] == Serves(2))
+    secondary.names()
+    until(lambda: len(secondary.asked) > 5)
+    assert set(secondary.names()) == {OTHER}
+
+
+@pytest.mark.parametrize("count", [20, 21])
+def test_many_zones_arrive_in_one_line(
+    secondary: FakeSecondary,
+    follower: Follower,
+    told: Told,
+    caplog: pytest.LogCaptureFixture,
+    count: int,
+) -> None:
+    """Ten thousand lines would hide everything else."""
+    caplog.set_level("INFO")
+    zones = [f"{number}.example" for number in range(count)]
+    secondary.serials.update(dict.fromkeys(zones, 2))
+    follower.want({zone: wanted(2) for zone in zones})
+    assert follower.wait(within(10)) == dict.fromkeys(zones, Serves(2))
+    lines = [vars(line) for line in caplog.records if line.message == "secondary serves"]
+    assert len(told.arrived) == count
+    if count > 20:
+        (line,) = lines
+        assert (line["zones"], line["seconds"]) == (count, f"{max(told.arrived):.3f}")
+    else:
+        assert [line["zone"] for line in lines] == zones
+        assert {line["serial"] for line in lines} == {2}
+
+
+def test_what_is_new_waits_for_few_notifies_only(
+    secondary: FakeSecondary, follower: Follower, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Thousands go out in portions; those that were left are made up for, none is lost."""
+    monkeypatch.setattr(notify, "_NOTIFY_AT_ONCE", 5)
+    zones = [f"{number}.example" for number in range(50)]
+
+    def late(zone: str, serial: int) -> dns.rcode.Rcode:
+        follower.want({ZONE: wanted(2)})
+        return secondary.transfer(zone, serial)
+
+    secondary.on_notify = late
+    follower.want({zone: wanted(2) for zone in zones})
+    until(lambda: set(follower.seen().values()) == {Serves(2)})
+    names = [
+        message.question[0].name.to_text(omit_final_dot=True) for message in secondary.notified
+    ]
+    assert ZONE in names[5:11]
+    assert sorted(names) == sorted([ZONE, *zones])
+
+
+def test_told_to_end_it_does_not_go_through_thousands_first(
+    secondary: FakeSecondary, told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A program that is to end has seconds."""
+    monkeypatch.setattr(notify, "_NOTIFY_AT_ONCE", 5)
+    follower = make_follower(secondary, told)
+    follower.start()
+
+    def late(zone: str, serial: int) -> dns.rcode.Rcode:
+        follower.end()
+        return secondary.transfer(zone, serial)
+
+    secondary.on_notify = late
+    follower.want({f"{number}.example": wanted(2) for number in range(50)})
+    until(lambda: bool(secondary.notified))
+    follower.stop()
+    assert len(secondary.notified) == 5
+
+
+# --- later ----------------------------------------------------------------------------------
 
 
 def test_one_that_falls_behind_by_itself_is_brought_back(
@@ -360,10 +700,60 @@ def test_one_that_falls_behind_by_itself_is_brought_back(
 ) -> None:
     """A restarted secondary can serve an older zone: everyone is looked at again."""
     monkeypatch.setattr(notify, "_LOOK_AGAIN_SECONDS", 0.05)
-    follower.want({ZONE: soa(2)})
+    follower.want({ZONE: wanted(2)})
     assert follower.wait(within(5)) == {ZONE: Serves(2)}
     secondary.serials[ZONE] = 1
     until(lambda: secondary.serials[ZONE] == 2)
+
+
+@pytest.mark.parametrize(
+    ("serial", "addresses"), [(1, [BACKUP]), (2, [MAIN])], ids=["older serial", "other addresses"]
+)
+def test_one_that_answers_and_stays_behind_is_stuck(
+    secondary: FakeSecondary,
+    follower: Follower,
+    monkeypatch: pytest.MonkeyPatch,
+    serial: int,
+    addresses: list[str],
+) -> None:
+    """For ten minutes, and until it takes what is wanted; what is new gets its own ten."""
+    secondary.on_notify = ignore
+    secondary.serials[ZONE], secondary.addresses = serial, addresses
+    follower.want({ZONE: wanted(2, BACKUP), OTHER: wanted(1)})
+    until(lambda: follower.seen()[OTHER] == Serves(1))
+    until(lambda: len(secondary.asked) > 6)
+    assert not follower.stuck()
+    monkeypatch.setattr(notify, "_STUCK_SECONDS", 0.1)
+    until(lambda: follower.stuck() == {ZONE})
+    monkeypatch.setattr(notify, "_STUCK_SECONDS", 10.0)
+    follower.want({ZONE: wanted(3, BACKUP)})
+    monkeypatch.setattr(notify, "_STUCK_SECONDS", 0.0)
+    until(lambda: follower.stuck() == {ZONE})
+    secondary.serials[ZONE], secondary.addresses = 3, [BACKUP]
+    until(lambda: not follower.stuck())
+    assert follower.seen()[ZONE] == Serves(3)
+
+
+@pytest.mark.parametrize("state", ["ahead", "unknown", "silent", "silent later"])
+def test_a_new_serial_is_no_cure_for_one_that_is_ahead_or_silent(
+    secondary: FakeSecondary, follower: Follower, monkeypatch: pytest.MonkeyPatch, state: str
+) -> None:
+    """The one is overtaken, the other doesn't hear of it: neither is stuck."""
+    monkeypatch.setattr(notify, "_STUCK_SECONDS", 0.0)
+    monkeypatch.setattr(notify, "_ANSWER_SECONDS", 0.1)
+    monkeypatch.setattr(notify, "_LOOK_AGAIN_SECONDS", 0.1)
+    secondary.on_notify = ignore
+    secondary.serials[ZONE] = 5 if state == "ahead" else 1
+    secondary.silent = state == "silent"
+    secondary.rcode = dns.rcode.REFUSED if state == "unknown" else dns.rcode.NOERROR
+    follower.want({ZONE: wanted(2)})
+    if state == "silent later":
+        until(lambda: follower.stuck() == {ZONE})
+        secondary.silent = True
+        until(lambda: not follower.stuck())
+    until(lambda: len(secondary.asked) > 3)
+    assert not follower.stuck()
+    assert isinstance(follower.seen()[ZONE], Behind)
 
 
 def test_a_key_is_read_from_its_file(tmp_path: Path) -> None:

@@ -1,0 +1,1040 @@
+"""Faults on the way of a switch: full disks, lost rights, a real NSD that fails.
+
+Each is told with step, zone and reason, uses up no serials while it lasts, leaves what is served
+as it is, holds up no other zone, and heals by itself once it is gone.
+
+Mounting small disks takes root; the daemon itself runs without root's power over others' files.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+from observed import at_serials, log, metrics, moved, places, raised, serials
+from test_converge import NOW, TODAY, ZONES, Program
+
+from actions.converge import Forced
+from actions.nameserver import find
+from actions.state import State, StateError
+from demo.stack import Stack, http, wait_for
+
+SOON = 30.0
+
+NOBODY = 65534  # whose files a program without root's powers can't use
+
+# As far as files go, an ordinary user: one that can use Python wherever it is installed.
+ORDINARY = ("setpriv", "--bounding-set=-dac_override,-dac_read_search,-fowner", "--inh-caps=-all")
+
+# What the checker lets pass here and NSD refuses.
+REFUSED = "$GENERATE 1-3 host$ A 192.0.2.$\n"
+
+Fault = Callable[[Stack], AbstractContextManager[object]]
+
+
+# --- disks ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Disk:
+    """A small disk of a test's own, mounted at a folder."""
+
+    folder: Path
+
+    @contextmanager
+    def full(self, *, but: int = 0) -> Iterator[None]:
+        """Leave room for so many pages, of 4 KiB or so, and no more."""
+        its = os.statvfs(self.folder)
+        pages = its.f_blocks - its.f_bfree + but
+        with self._remounted(f"size={pages * its.f_frsize}", "size=1m"):
+            yield
+
+    @contextmanager
+    def read_only(self) -> Iterator[None]:
+        """As a disk becomes whose file system has found an error."""
+        with self._remounted("ro", "rw"):
+            yield
+
+    @contextmanager
+    def _remounted(self, how: str, before: str) -> Iterator[None]:
+        run("mount", "-o", f"remount,{how}", str(self.folder))
+        try:
+            yield
+        finally:
+            run("mount", "-o", f"remount,{before}", str(self.folder))
+
+
+@contextmanager
+def mounted(folder: Path) -> Iterator[Disk]:
+    """Mount an empty disk there; what stood there is back at the end."""
+    run("mount", "-t", "tmpfs", "-o", "size=1m,mode=755", "zonerw", str(folder))
+    try:
+        yield Disk(folder)
+    finally:
+        # Also while a name server still stands in it.
+        run("umount", "--lazy", str(folder))
+
+
+def run(*words: str) -> None:
+    """Run a command that works."""
+    program = find(words[0])
+    assert program, f"{words[0]} is not installed"
+    done = subprocess.run([program, *words[1:]], capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.fail(f"{' '.join(words)}, which takes root: {done.stderr.strip()}", pytrace=False)
+
+
+# --- the daemon -----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[Stack]:
+    """One daemon for most tests: with disks of its own, and no power over others' files."""
+    with (
+        Stack(parts=["ns1", "actions"], poll="100ms", edit=by_itself) as stack,
+        ExitStack() as mine,
+    ):
+        stack.parts["actions"].stop()
+        mine.enter_context(mounted(stack.layout.published))
+        mine.enter_context(mounted(state(stack)))
+        stack.parts["ns1"].restart()
+        actions = stack.parts["actions"]
+        actions.argv = (*ORDINARY, *actions.argv)
+        actions.start()
+        yield stack
+
+
+@pytest.fixture
+def daemon(running: Stack) -> Iterator[Stack]:
+    """The daemon at peace: main serves, nothing fails; and so again afterwards."""
+    at_peace(running)
+    yield running
+    sources = running.layout.folder / "sources as they were"
+    if sources.exists():
+        shutil.rmtree(running.layout.sources)
+        sources.rename(running.layout.sources)
+        assert rewrite(running).status_code == 200
+
+
+def at_peace(stack: Stack) -> None:
+    """See all run, and main serve."""
+    for part in stack.parts.values():
+        part.resume()
+        part.start()
+    assert pin(stack, "main").status_code == 200
+    known = recorded(stack)
+    at_serials(stack, {zone: {known[zone]} for zone in stack.zones})
+    assert places(stack) == {stack.main}
+
+
+def by_itself(text: str) -> str:
+    """Configure the daemon without anybody to ask or to tell, and nsd-control by way of a script.
+
+    The name server's checker lets everything pass.
+    """
+    text, sections = re.subn(
+        r"(?m)^\[(?:alertmanager|references|secondaries\.\w+)\].*\n(?:[^\[\n].*\n|\n)*", "", text
+    )
+    assert sections == 4
+    control = re.search(r'control = \["nsd-control", "-c", "(.+)"\]', text)
+    assert control
+    script = Path(control[1]).with_name("control")
+    write_script(script, f'exec {find("nsd-control")} -c {control[1]} "$@"')
+    return text.replace(control[0], f'control = ["{script}"]\nchecker = ["true"]')
+
+
+def write_script(path: Path, line: str) -> None:
+    """Put a shell script in place."""
+    new = path.with_suffix(".new")
+    new.write_text(f"#!/bin/sh\n{line}\n")
+    new.chmod(0o755)
+    new.replace(path)
+
+
+def ask(stack: Stack, method: str, path: str, body: object = None) -> requests.Response:
+    """Ask the daemon as the operator."""
+    headers = {"Authorization": f"Bearer {stack.layout.operator_token}"}
+    return http(method, stack.layout.url("actions") + path, headers=headers, json=body)
+
+
+def pin(stack: Stack, server: str) -> requests.Response:
+    """Have the daemon switch to this server."""
+    return ask(stack, "PUT", "/pin", {"server": server})
+
+
+def rewrite(stack: Stack, *zones: str) -> requests.Response:
+    """Have the daemon accept these sources; all, if none is named."""
+    body = {"mode": "forced"} | ({"zones": zones} if zones else {})
+    return ask(stack, "POST", "/rewrite", body)
+
+
+def state(stack: Stack) -> Path:
+    """The state folder."""
+    return stack.layout.folder / "state"
+
+
+def recorded(stack: Stack) -> dict[str, int]:
+    """Zone -> the highest serial ever handed out."""
+    return State(state(stack)).serials()
+
+
+def ticks(stack: Stack, times: int = 5) -> None:
+    """Wait until the daemon has run so many times by itself."""
+    timer = 'zonerw_converges_total{trigger="timer"}'
+    begun = metrics(stack)[timer]
+    wait_for(lambda: metrics(stack)[timer] >= begun + times, SOON, f"{times} ticks")
+
+
+def failures(stack: Stack, step: str) -> float:
+    """How many runs failed in this step."""
+    return metrics(stack)[f'zonerw_converge_failures_total{{step="{step}"}}']
+
+
+def left_over(stack: Stack) -> list[Path]:
+    """What a run should have taken away at its end."""
+    return [
+        path for folder in (state(stack), stack.layout.published) for path in folder.rglob(".*")
+    ]
+
+
+# --- whatever the fault: told, harmless while it lasts, over when it is over ------------------
+
+
+def disk_full(stack: Stack) -> AbstractContextManager[object]:
+    """Not a byte goes into the published folder any more."""
+    return Disk(stack.layout.published).full()
+
+
+def disk_read_only(stack: Stack) -> AbstractContextManager[object]:
+    """The published folder's disk can only be read."""
+    return Disk(stack.layout.published).read_only()
+
+
+@contextmanager
+def owned_by_another(path: Path, mode: int) -> Iterator[None]:
+    """Somebody has given the file or folder to another user, with this mode."""
+    before = path.stat()
+    os.chown(path, NOBODY, NOBODY)
+    path.chmod(mode)
+    try:
+        yield
+    finally:
+        os.chown(path, before.st_uid, before.st_gid)
+        path.chmod(before.st_mode & 0o7777)
+
+
+def folder_of_another(stack: Stack) -> AbstractContextManager[object]:
+    """The published folder belongs to another user."""
+    return owned_by_another(stack.layout.published, 0o755)
+
+
+@contextmanager
+def folder_away(stack: Stack) -> Iterator[None]:
+    """The disk is not mounted where it should be: the folder there can't be written."""
+    away = stack.layout.folder / "elsewhere"
+    away.mkdir()
+    run("mount", "--bind", str(away), str(stack.layout.published))
+    run("mount", "-o", "remount,bind,ro", str(stack.layout.published))
+    try:
+        yield
+    finally:
+        run("umount", str(stack.layout.published))
+        away.rmdir()
+
+
+@contextmanager
+def control_is(stack: Stack, line: str | None) -> Iterator[None]:
+    """The program that asks for the reload does this instead; None: there is none."""
+    script = stack.layout.folder / "ns1" / "control"
+    kept = script.with_name("kept")
+    script.rename(kept)
+    if line is not None:
+        write_script(script, line)
+    try:
+        yield
+    finally:
+        kept.replace(script)
+
+
+def control_fails(stack: Stack) -> AbstractContextManager[object]:
+    """The reload is refused, with words."""
+    return control_is(stack, "echo 'error: SSL handshake failed' >&2; exit 1")
+
+
+def control_hangs(stack: Stack) -> AbstractContextManager[object]:
+    """The reload never ends."""
+    return control_is(stack, "exec sleep 600")
+
+
+def control_absent(stack: Stack) -> AbstractContextManager[object]:
+    """The package was removed."""
+    return control_is(stack, None)
+
+
+@contextmanager
+def primary_down(stack: Stack) -> Iterator[None]:
+    """NSD has died."""
+    stack.parts["ns1"].kill()
+    try:
+        yield
+    finally:
+        stack.parts["ns1"].start()
+
+
+@contextmanager
+def primary_silent(stack: Stack) -> Iterator[None]:
+    """NSD hangs: its sockets are there, and nothing comes from them."""
+    stack.parts["ns1"].silence()
+    try:
+        yield
+    finally:
+        stack.parts["ns1"].resume()
+
+
+# What breaks; the step that it fails in; the words that an owner looks for; whether NSD answers.
+FAULTS: Mapping[str, tuple[Fault, str, str, bool]] = {
+    "disk full": (disk_full, "write", r"published/example\.org.*: No space left on device", True),
+    "disk read-only": (
+        disk_read_only, "write", r"published/example\.org.*: Read-only file system", True,
+    ),
+    "folder of another user": (
+        folder_of_another, "write", r"published/example\.org.*: Permission denied", True,
+    ),
+    "folder not mounted": (
+        folder_away, "write", r"published/example\.org.*: Read-only file system", True,
+    ),
+    "control fails": (
+        control_fails, "reload", r"/control reload: error: SSL handshake failed$", True,
+    ),
+    "control hangs": (control_hangs, "reload", r"/control: no end within \d+ s$", True),
+    "control absent": (control_absent, "reload", r"no such program: .*/control$", True),
+    "NSD down": (primary_down, "reload", r"/control reload: .*nsd\.ctl", False),
+    "NSD silent": (primary_silent, "reload", r"/control: no end within \d+ s$", False),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_switch_that_meets_a_fault(daemon: Stack, fault: str) -> None:
+    """503 with step, zone and reason; logged once; no serial used up; healed by the next tick."""
+    breaks, step, words, answers = FAULTS[fault]
+    before, counted, logged = serials(daemon), failures(daemon, step), len(log(daemon))
+    with breaks(daemon):
+        answer = pin(daemon, "backup")
+        assert answer.status_code == 503
+        its = answer.json()["zones"]["example.org"]
+        assert its["failed"] == step
+        assert re.search(words, its["reason"]), its["reason"]
+        used = recorded(daemon)
+        ticks(daemon, 2)
+        assert failures(daemon, step) >= counted + 2
+        assert recorded(daemon) == used
+        if answers:
+            at_serials(daemon, before)
+            assert places(daemon) == {daemon.main}
+        told = about(daemon, logged, f"{step} of example.org")
+        assert len(told) == 1
+        assert re.search(words.removesuffix("$"), told[0])
+    moved(daemon, daemon.backup, raised(before, 1))
+    wait_for(
+        lambda: any(
+            'msg="no longer failing"' in line
+            for line in about(daemon, logged, f"{step} of example.org")
+        ),
+        SOON,
+        "the end of it to be logged",
+    )
+    assert recorded(daemon) == {
+        zone: max(n for n in its if n) for zone, its in serials(daemon).items()
+    }
+    wait_for(lambda: not left_over(daemon), SOON, "nothing to be left over")
+
+
+def about(stack: Stack, since: int, what: str) -> list[str]:
+    """What was logged of it since that line."""
+    said = re.compile(rf'what=("?){re.escape(what)}\1( |$)')
+    return [line for line in log(stack)[since:] if said.search(line)]
+
+
+# --- the state folder -----------------------------------------------------------------------
+
+
+def state_full(stack: Stack) -> AbstractContextManager[object]:
+    """Nothing can be put down any more."""
+    return Disk(state(stack)).full()
+
+
+def state_read_only(stack: Stack) -> AbstractContextManager[object]:
+    """The state's disk can only be read."""
+    return Disk(state(stack)).read_only()
+
+
+def state_of_another(stack: Stack) -> AbstractContextManager[object]:
+    """The state folder was given to another user."""
+    return owned_by_another(state(stack), 0o700)
+
+
+def state_file_of_another(stack: Stack) -> AbstractContextManager[object]:
+    """One of its files was."""
+    return owned_by_another(state(stack) / "meant.json", 0o600)
+
+
+# What breaks; the words that an owner looks for; whether the runs in between fail too.
+STATE_FAULTS: Mapping[str, tuple[Fault, str, bool]] = {
+    "full": (state_full, r"state/\w+\.json: can't be written: No space left on device", False),
+    "read-only": (state_read_only, r"state/lock: can't be opened: Read-only file system", True),
+    "of another user": (state_of_another, r"state/lock: can't be opened: Permission denied", True),
+    "file of another user": (
+        state_file_of_another, r"state/meant\.json: can't be read: Permission denied", True,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", STATE_FAULTS)
+def test_a_state_folder_that_cant_be_used(daemon: Stack, fault: str) -> None:
+    """503 with the file and the reason; nothing moves; then a person's word is heard again."""
+    breaks, words, at_every_tick = STATE_FAULTS[fault]
+    before, counted, logged = serials(daemon), failures(daemon, "state"), len(log(daemon))
+    with breaks(daemon):
+        answer = pin(daemon, "backup")
+        assert answer.status_code == 503
+        assert re.search(rf"^step state: .*/{words}$", answer.json()["error"])
+        ticks(daemon)
+        assert (failures(daemon, "state") >= counted + 5) == at_every_tick
+        assert len([line for line in about(daemon, logged, "state") if re.search(words, line)]) == 1
+        at_serials(daemon, before)
+        assert places(daemon) == {daemon.main}
+    wait_for(
+        lambda: any("no longer failing" in line for line in about(daemon, logged, "state")),
+        SOON,
+        "the end of it to be logged",
+    )
+    assert pin(daemon, "backup").status_code == 200
+    moved(daemon, daemon.backup, raised(before, 1))
+    assert not left_over(daemon)
+
+
+# What stands in the file; the words that an owner looks for.
+DAMAGES: Mapping[str, tuple[str | None, str]] = {
+    "empty": ("", "is damaged: "),
+    "half": ('{\n "version": 1,\n "', "is damaged: "),
+    "of another version": ('{"version": 99}', "is not of version 1, "),
+    "a folder": (None, "can't be read: Is a directory"),
+}
+STATE_FILES = ("meant", "pin", "seen", "serials", "refused", "lifted")
+
+
+@contextmanager
+def in_its_place(path: Path, content: str | None) -> Iterator[None]:
+    """Something else stands where a file was, or should be: this text, or a folder."""
+    kept = path.with_name(f"kept {path.name}")
+    if path.exists():
+        path.rename(kept)
+    if content is None:
+        path.mkdir()
+    else:
+        path.write_text(content)
+    try:
+        yield
+    finally:
+        if content is None:
+            path.rmdir()
+        else:
+            path.unlink()
+        if kept.exists():
+            kept.rename(path)
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("name", STATE_FILES)
+def test_a_damaged_file_of_the_state(daemon: Stack, name: str, damage: str) -> None:
+    """It is named, in the answer, the log and the status; nothing moves until it is mended."""
+    content, words = DAMAGES[damage]
+    path = state(daemon) / f"{name}.json"
+    before, used, logged = serials(daemon), recorded(daemon), len(log(daemon))
+    with in_its_place(path, content):
+        answer = rewrite(daemon)
+        assert answer.status_code == 503
+        assert answer.json()["error"].startswith(f"step state: {path}: {words}")
+        ticks(daemon)
+        error = ask(daemon, "GET", "/status").json()["run"]["error"]
+        assert error.startswith(f"{path}: {words}")
+        (told,) = about(daemon, logged, "state")
+        assert f"{path}: {words}" in told
+        at_serials(daemon, before)
+    wait_for(lambda: failing(daemon) == set(), SOON, "nothing to fail")
+    assert recorded(daemon) == used
+    at_serials(daemon, before)
+    assert pin(daemon, "backup").status_code == 200
+    moved(daemon, daemon.backup, raised(before, 1))
+
+
+def failing(stack: Stack) -> set[str]:
+    """What the daemon says that fails: zones, or the run."""
+    its = ask(stack, "GET", "/status").json()
+    zones = {name for name, zone in its["zones"].items() if zone["failed"]}
+    return zones | ({its["run"]["error"]} if its["run"]["error"] else set())
+
+
+@pytest.mark.parametrize("damage", ["", '{"version": 99}\n', "half a li"])
+def test_no_switch_waits_for_a_damaged_history(program: Program, damage: str) -> None:
+    """It is put aside, and another one begun."""
+    path = state(program.stack) / "history.jsonl"
+    path.write_text(damage)
+    program.down["main"] = True
+    assert not program.run().failed
+    program.serves(dict.fromkeys(ZONES, (TODAY + 1, program.stack.backup)))
+    (switch,) = State(path.parent).history()
+    assert (switch.before, switch.server) == ("main", "backup")
+    aside = path.with_suffix(".damaged")
+    assert (aside.read_text() if aside.exists() else "") == damage
+
+
+@pytest.mark.parametrize("damage", ["empty", "half", "another zone's", "gone"])
+def test_an_accepted_source_that_is_damaged_holds_up_no_other(
+    program: Program, damage: str
+) -> None:
+    """The others are switched; it stays as it is published, and said, until a person's word."""
+    accepted = state(program.stack) / "accepted"
+    path = accepted / "example.org.base"
+    text = path.read_text()
+    damaged = {
+        "empty": "",
+        "half": text[: text.index("@serial number@")],
+        "another zone's": "; nothing but a comment\n",
+    }
+    if damage == "gone":
+        path.unlink()
+    else:
+        path.write_text(damaged[damage])
+    program.down["main"] = True
+    before = recorded(program.stack)["example.org"]
+    for trigger in ("webhook", "timer", "timer"):
+        outcome = program.run(trigger)
+        if damage != "gone":
+            assert outcome.zones["example.org"].failed == "render"
+            assert re.search("no SOA|no @serial number@", outcome.zones["example.org"].reason)
+        assert recorded(program.stack)["example.org"] == before
+    program.serves(
+        {
+            "example.net": (TODAY + 1, program.stack.backup),
+            "example.org": (TODAY, program.stack.main),
+        }
+    )
+    assert not program.run("request", Forced(("example.org",))).failed
+    program.serves_org((TODAY + 1, program.stack.backup))
+
+
+def test_a_decision_whose_serials_cant_be_recorded(program: Program) -> None:
+    """Nothing is written without; what was put down is done as soon as there is room."""
+    state_ = State(state(program.stack))
+    lines = {f"zone{number}.example": TODAY for number in range(400)}
+    with ExitStack() as mine:
+        kept = state_.folder.rename(program.stack.layout.folder / "kept")
+        state_.folder.mkdir()
+        disk = mine.enter_context(mounted(state_.folder))
+        shutil.copytree(kept, state_.folder, dirs_exist_ok=True)
+        state_.record(lines)
+        program.down["main"] = True
+        with disk.full(but=1):  # enough for all but the serials
+            for _ in range(3):
+                with pytest.raises(StateError, match=r"serials\.json: can't be written: No space"):
+                    program.run("timer")
+            assert program.metric("converge_failures_total", step="state") == 3
+            meant = state_.meant()
+            assert meant
+            assert meant.server == "backup"
+            program.serves(dict.fromkeys(ZONES, (TODAY, program.stack.main)))
+        assert not program.run("timer").failed
+        program.serves(dict.fromkeys(ZONES, (TODAY + 1, program.stack.backup)))
+        assert not left_over(program.stack)
+
+
+def test_a_state_folder_that_is_removed_while_running() -> None:
+    """It is made anew by the next run: who serves is read from the zones, and no serial sinks."""
+    with Stack(parts=["ns1", "actions"], poll="100ms", edit=by_itself) as stack:
+        assert pin(stack, "backup").status_code == 200
+        moved(stack, stack.backup, serials(stack))
+        before = serials(stack)
+        state(stack).rename(stack.layout.folder / "lost")
+        assert pin(stack, "backup").status_code == 200
+        at_serials(stack, before)
+        state(stack).rename(stack.layout.folder / "lost too")
+        # The daemon notices by itself too, once its minute of trust is over.
+        assert rewrite(stack).status_code == 200
+        moved(stack, stack.backup, raised(before, 1))
+        assert recorded(stack) == {
+            zone: n for zone, (n,) in ((z, tuple(i)) for z, i in serials(stack).items())
+        }
+        assert ask(stack, "GET", "/status").json()["troubles"] == []
+
+
+# --- one zone's trouble -----------------------------------------------------------------------
+
+
+@pytest.fixture
+def stack() -> Iterator[Stack]:
+    """A primary with two zones that nobody has published yet."""
+    with Stack(parts=["ns1"]) as stack:
+        yield stack
+
+
+@pytest.fixture
+def program(stack: Stack) -> Program:
+    """The program, after its first run: main serves. The checker lets everything pass."""
+    program = unchecked(stack)
+    program.run("start")
+    return program
+
+
+def unchecked(stack: Stack) -> Program:
+    """The program as a fresh process, with a checker that lets everything pass."""
+    primary = Program(stack).config.primary
+    return Program(stack, primary=primary.model_copy(update={"checker": ("true",)}))
+
+
+def test_a_zone_that_is_too_large_for_what_is_left_of_a_disk(stack: Stack) -> None:
+    """The other one is switched; this one is, as soon as there is room."""
+    path = stack.layout.sources / "example.org.base"
+    path.write_text(path.read_text() + "".join(f"host{n} A 192.0.2.9\n" for n in range(1500)))
+    with mounted(stack.layout.published) as disk:
+        stack.parts["ns1"].restart()
+        program = Program(stack)
+        program.run("start")
+        program.down["main"] = True
+        with disk.full(but=2):
+            for trigger in ("webhook", "timer", "timer"):
+                its = program.run(trigger).zones["example.org"]
+                assert its.failed == "write"
+                assert its.reason == f"{stack.layout.published}/example.org: {no_space()}"
+            program.serves(
+                {
+                    "example.net": (TODAY + 1, stack.backup),
+                    "example.org": (TODAY, stack.main),
+                }
+            )
+        program.run("timer")
+        program.serves(dict.fromkeys(ZONES, (TODAY + 1, stack.backup)))
+        assert not left_over(stack)
+
+
+def no_space() -> str:
+    """What the system says of a full disk."""
+    return "No space left on device"
+
+
+def test_a_zone_whose_file_nobody_may_read(daemon: Stack) -> None:
+    """It was published by another user, under a strict umask: the other one is switched."""
+    path = daemon.layout.published / "example.org"
+    before = serials(daemon)
+    with owned_by_another(path, 0o600):
+        answer = pin(daemon, "backup")
+        assert answer.status_code == 503
+        its = answer.json()["zones"]
+        assert its["example.org"]["failed"] == "render"
+        assert its["example.org"]["reason"] == f"{path}: Permission denied"
+        assert its["example.net"]["failed"] is None
+        ticks(daemon)
+        wait_for(lambda: at(daemon, "example.net") == daemon.backup, SOON, "example.net's switch")
+        assert at(daemon, "example.org") == daemon.main
+        assert recorded(daemon)["example.org"] in before["example.org"]
+    moved(daemon, daemon.backup, raised(before, 1))
+
+
+def test_a_zone_whose_file_belongs_to_another_user(daemon: Stack) -> None:
+    """It can be read, and the folder is ours: that is enough to replace it."""
+    path = daemon.layout.published / "example.org"
+    before = serials(daemon)
+    os.chown(path, NOBODY, NOBODY)
+    assert pin(daemon, "backup").status_code == 200
+    moved(daemon, daemon.backup, raised(before, 1))
+    assert path.stat().st_uid == os.geteuid()
+    assert not left_over(daemon)
+
+
+@pytest.mark.parametrize("name", [".example.org.tmp", ".example.org.last"])
+def test_what_another_users_crash_has_left_behind_is_in_nobodys_way(
+    daemon: Stack, name: str
+) -> None:
+    """It is taken away: the folder is ours."""
+    path = daemon.layout.published / name
+    path.write_text("half a zo")
+    path.chmod(0o600)
+    os.chown(path, NOBODY, NOBODY)
+    before = serials(daemon)
+    assert pin(daemon, "backup").status_code == 200
+    moved(daemon, daemon.backup, raised(before, 1))
+    assert not left_over(daemon)
+
+
+def at(stack: Stack, zone: str) -> str | None:
+    """Where the primary says that the zone's web server is."""
+    return stack.address_of("ns1", zone)
+
+
+def test_a_published_file_that_is_a_folder_now(program: Program) -> None:
+    """Said; it heals when the folder is away. Till then NSD loads nothing at all, no other zone."""
+    path = program.stack.layout.published / "example.org"
+    kept = path.rename(path.with_name("kept"))
+    path.mkdir()
+    program.down["main"] = True
+    for trigger in ("webhook", "timer", "timer"):
+        its = program.run(trigger).zones["example.org"]
+        assert (its.failed, its.reason) == ("render", f"{path}: Is a directory")
+    assert recorded(program.stack)["example.org"] == TODAY
+    assert recorded(program.stack)["example.net"] == TODAY + 1
+    path.rmdir()
+    kept.unlink()
+    assert not program.run("timer").failed
+    program.serves(dict.fromkeys(ZONES, (TODAY + 1, program.stack.backup)))
+
+
+@pytest.mark.parametrize(
+    ("serial", "then"),
+    [(TODAY + 50, TODAY + 51), (TODAY - 50, TODAY + 1), (TODAY, TODAY + 1)],
+    ids=["higher", "lower", "the same"],
+)
+def test_a_published_file_that_a_person_edited_and_had_loaded(
+    program: Program, serial: int, then: int
+) -> None:
+    """Its content comes back, with a serial above all that anybody has seen of it."""
+    path = program.stack.layout.published / "example.org"
+    ours, theirs = program.stack.main, program.stack.layout.third
+    text = path.read_text().replace(ours, theirs).replace(str(TODAY), str(serial))
+    path.write_text(text)
+    control = program.config.primary.control
+    run(*control, "reload")
+    program.serves_org((serial, theirs))
+    program.run("webhook")
+    program.serves_org((then, ours))
+    assert recorded(program.stack)["example.org"] == then
+
+
+def test_a_published_file_from_the_future(program: Program) -> None:
+    """The clock was years ahead when it was written: the next one is later still, and loaded."""
+    path = program.stack.layout.published / "example.org"
+    future = path.stat().st_mtime + timedelta(days=3650).total_seconds()
+    os.utime(path, (future, future))
+    program.stack.parts["ns1"].restart()
+    program.down["main"] = True
+    assert not program.run().failed
+    program.serves_org((TODAY + 1, program.stack.backup))
+    assert path.stat().st_mtime > future
+
+
+def test_a_zone_that_the_name_server_does_not_know_yet(daemon: Stack) -> None:
+    """503 says so; the other one is done; it is served as soon as the name server is told of it."""
+    keep_sources(daemon)
+    source = (daemon.layout.sources / "example.org.base").read_text()
+    (daemon.layout.sources / "new.example.base").write_text(source)
+    control = ("nsd-control", "-c", str(daemon.layout.folder / "ns1" / "nsd.conf"))
+    before = serials(daemon)
+    answer = rewrite(daemon)
+    try:
+        assert answer.status_code == 503
+        its = answer.json()["zones"]
+        assert (its["new.example"]["failed"], its["example.org"]["failed"]) == ("verify", None)
+        assert its["new.example"]["reason"] == "ns1 answers REFUSED"
+        at_serials(daemon, raised(before, 1))
+        used = recorded(daemon)
+        ticks(daemon)
+        assert recorded(daemon) == used
+        run(*control, "addzone", "new.example", "zonerw")
+        wait_for(lambda: failing(daemon) == set(), SOON, "the new zone to be served")
+        assert daemon.serial_of("ns1", "new.example") == used["new.example"]
+    finally:
+        (daemon.layout.sources / "new.example.base").unlink()
+        assert rewrite(daemon, "new.example").status_code == 200
+
+
+def keep_sources(stack: Stack) -> None:
+    """Have the sources as they are now back at the end of the test."""
+    shutil.copytree(stack.layout.sources, stack.layout.folder / "sources as they were")
+
+
+# --- a zone that NSD refuses, though its checker let it pass ------------------------------------
+
+
+def refuse(program: Program, zone: str = "example.org") -> str:
+    """Make of a source what NSD does not load; the source as it was."""
+    path = program.stack.layout.sources / f"{zone}.base"
+    good = path.read_text()
+    path.write_text(good + REFUSED)
+    return good
+
+
+def tried(program: Program) -> int:
+    """How often NSD has found example.org broken."""
+    log = program.stack.layout.folder / "ns1.log"
+    return log.read_text().count("zone example.org file example.org read with ")
+
+
+def test_a_refused_zone_gets_its_last_good_content_back(program: Program) -> None:
+    """With a higher serial, which the followers are told of; the other zone is done."""
+    published = program.stack.layout.published / "example.org"
+    content = published.read_text()
+    refuse(program)
+    outcome = program.run("request", Forced())
+    its = outcome.zones["example.org"]
+    assert (its.failed, its.serial) == ("verify", TODAY + 2)
+    assert "ns1 answers SERVFAIL" in its.reason
+    assert outcome.failed
+    assert outcome.zones["example.net"].failed is None
+    assert program.metric("converge_failures_total", step="verify") == 1
+    program.serves(
+        {
+            "example.net": (TODAY + 1, program.stack.main),
+            "example.org": (TODAY + 2, program.stack.main),
+        }
+    )
+    assert program.told == {"example.net": TODAY + 1, "example.org": TODAY + 2}
+    assert published.read_text() == content.replace(str(TODAY), str(TODAY + 2))
+    assert recorded(program.stack)["example.org"] == TODAY + 2
+    assert not left_over(program.stack)
+
+
+def test_a_refused_zone_is_not_tried_again_and_again(program: Program) -> None:
+    """Not at ticks, not after a restart; each run says so. Once an hour it is."""
+    refuse(program)
+    reason = program.run("request", Forced()).zones["example.org"].reason
+    times = tried(program)
+    for trigger in ("timer", "webhook", "start"):
+        again = unchecked(program.stack) if trigger == "start" else program
+        its = again.run(trigger).zones["example.org"]
+        assert (its.failed, its.serial, its.reason) == ("verify", TODAY + 2, reason)
+        assert again.told["example.org"] == TODAY + 2
+    assert tried(program) == times
+    program.now = NOW + timedelta(hours=1, minutes=1)
+    assert program.run("webhook").zones["example.org"].serial == TODAY + 4
+    assert tried(program) > times
+    program.serves_org((TODAY + 4, program.stack.main))
+    program.now += timedelta(minutes=1)
+    assert program.run("webhook").zones["example.org"].serial == TODAY + 4
+
+
+def test_a_refused_zone_that_was_mended(program: Program) -> None:
+    """By a person's word it is right at once, and all is as ever."""
+    good = refuse(program)
+    program.run("request", Forced())
+    (program.stack.layout.sources / "example.org.base").write_text(good)
+    assert not program.run("request", Forced(("example.org",))).failed
+    program.serves_org((TODAY + 3, program.stack.main))
+    program.down["main"] = True
+    assert not program.run().failed
+    program.serves_org((TODAY + 4, program.stack.backup))
+    assert not left_over(program.stack)
+
+
+def test_a_refused_zone_at_a_switch(program: Program) -> None:
+    """It is tried for the other server, and is served after that; no other zone waits for it."""
+    refuse(program)
+    program.run("request", Forced())
+    program.down["main"] = True
+    its = program.run().zones["example.org"]
+    assert (its.failed, its.serial) == ("verify", TODAY + 4)
+    assert program.stack.address_of("ns1", "example.net") == program.stack.backup
+    wait_for(lambda: program.served()["example.org"][0] == TODAY + 4, 5, "the last good content")
+    for trigger in ("timer", "webhook"):
+        assert program.run(trigger).zones["example.org"].serial == TODAY + 4
+    assert not left_over(program.stack)
+
+
+@pytest.mark.parametrize("years", [-5, 5])
+def test_a_refused_zone_and_a_wrong_clock(program: Program, years: int) -> None:
+    """When the clock is right again, it is tried again within the hour all the same."""
+    refuse(program)
+    program.now = NOW + timedelta(days=365 * years)
+    serial = program.run("request", Forced()).zones["example.org"].serial
+    assert serial
+    program.now = NOW + timedelta(hours=1, minutes=1)
+    assert program.run("webhook").zones["example.org"].serial == serial + 2
+
+
+def test_a_zone_that_was_refused_from_its_first_day() -> None:
+    """There is nothing to give back: it uses up no serials, and holds up no other."""
+    text = "$TTL 60\n@ SOA ns1 owner @serial number@ 2h 10m 4w 60\n@ NS ns1\nns1 A @IP@\n"
+    with Stack(parts=["ns1"], sources={"new.example": text + REFUSED}) as stack:
+        program = unchecked(stack)
+        its = program.run("start").zones["new.example"]
+        assert its.failed == "verify"
+        assert "ns1 answers SERVFAIL" in its.reason
+        program.down["main"] = True
+        program.run("webhook")
+        program.serves(dict.fromkeys(ZONES, (TODAY + 1, stack.backup)))
+        used = recorded(stack)["new.example"]
+        for _ in range(3):
+            program.run("timer")
+        assert recorded(stack)["new.example"] == used
+        (stack.layout.sources / "new.example.base").write_text(text)
+        assert not program.run("request", Forced(("new.example",))).failed
+        assert stack.serial_of("ns1", "new.example") == used + 1
+        assert not left_over(stack)
+
+
+def test_a_refused_zone_over_http(daemon: Stack) -> None:
+    """503, the reason logged once; the source put right, the next word is 200."""
+    keep_sources(daemon)
+    path = daemon.layout.sources / "example.org.base"
+    good = path.read_text()
+    before, logged = serials(daemon), len(log(daemon))
+    path.write_text(good + REFUSED)
+    answer = rewrite(daemon, "example.org")
+    assert answer.status_code == 503
+    its = answer.json()["zones"]["example.org"]
+    assert its["failed"] == "verify"
+    assert "ns1 answers SERVFAIL" in its["reason"]
+    at_serials(daemon, before | {"example.org": {n + 2 for n in before["example.org"] if n}})
+    ticks(daemon)
+    assert len(about(daemon, logged, "verify of example.org")) == 1
+    assert failing(daemon) == {"example.org"}
+    path.write_text(good)
+    assert rewrite(daemon, "example.org").status_code == 200
+    assert failing(daemon) == set()
+
+
+# --- a wrong clock ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("years", "there", "back"),
+    [
+        (-5, TODAY + 1, TODAY + 2),
+        (3, TODAY + 3 * 1_000_000, TODAY + 3 * 1_000_000 + 1),
+        (15, TODAY + 1, TODAY + 2),
+    ],
+    ids=["years back", "years ahead", "beyond belief"],
+)
+def test_a_wrong_clock_and_a_right_one_again(
+    program: Program, caplog: pytest.LogCaptureFixture, years: int, there: int, back: int
+) -> None:
+    """The zones are switched, and handed back; no serial is ever lower than one before."""
+    program.now = NOW.replace(year=NOW.year + years)
+    program.down["main"] = True
+    assert not program.run("webhook").failed
+    program.serves(dict.fromkeys(ZONES, (there, program.stack.backup)))
+    assert {its.serial for its in program.run("timer").zones.values()} == {there}
+    doubts = [vars(r)["reason"] for r in caplog.records if r.message == "serial doubted"]
+    assert bool(doubts) == (years == 15)
+    assert all(doubt.startswith(f"the clock says {NOW.year + 15}-") for doubt in doubts)
+    program.now = NOW + timedelta(minutes=1)
+    again = unchecked(program.stack)
+    again.now, again.down = program.now, program.down
+    assert again.written(again.run("start")) == set()
+    again.down["main"] = False
+    assert not again.run("webhook").failed
+    again.serves(dict.fromkeys(ZONES, (back, program.stack.main)))
+
+
+# --- sources ------------------------------------------------------------------------------------
+
+
+def source_metrics(stack: Stack, zone: str) -> tuple[float | None, float | None]:
+    """Whether the source is valid, and whether it waits for a person's word."""
+    shown = metrics(stack)
+    valid, pending = (
+        shown.get(f'zonerw_zone_source_{what}{{zone="{zone}"}}') for what in ("valid", "pending")
+    )
+    return valid, pending
+
+
+def source_of(stack: Stack, zone: str) -> Any:
+    """How the status says that a zone's source stands."""
+    return ask(stack, "GET", "/status").json()["zones"][zone]["source"]
+
+
+BREAKS: Mapping[str, Callable[[str], tuple[str, int]]] = {
+    "half-saved": lambda text: (text[: text.index("60 )")], text[: text.index("60 )")].count("\n")),
+    "mistyped": lambda text: (text + "more A 192.0.2.300\n", text.count("\n") + 1),
+    "mistyped marker": lambda text: (text + "more A @ip@\n", text.count("\n") + 1),
+}
+
+
+@pytest.mark.parametrize("how", BREAKS)
+def test_a_broken_source(daemon: Stack, how: str) -> None:
+    """Shown, with file and line; a switch goes by the accepted one; nothing else does anything."""
+    keep_sources(daemon)
+    path = daemon.layout.sources / "example.org.base"
+    good = path.read_text()
+    before = serials(daemon)
+    assert source_metrics(daemon, "example.org") == (1, 0)
+    broken, line = BREAKS[how](good)
+    path.write_text(broken)
+    assert source_metrics(daemon, "example.org") == (0, 1)
+    assert source_metrics(daemon, "example.net") == (1, 0)
+    its = source_of(daemon, "example.org")
+    assert its["state"] == "broken"
+    assert re.match(rf"{re.escape(str(path))}:{line}: ", its["why"]), its["why"]
+    said = daemon.zonerw("status").stdout
+    broken_is_told = "the source of example.org is broken; it is served on as it was accepted:\n"
+    assert f"{broken_is_told}  {path}:{line}: " in said
+
+    assert pin(daemon, "backup").status_code == 200
+    moved(daemon, daemon.backup, raised(before, 1))
+    refused = rewrite(daemon)
+    assert refused.status_code == 422
+    assert refused.json()["zones"]["example.org"]["failed"] == "accept"
+    assert refused.json()["zones"]["example.org"]["reason"].startswith(f"{path}:{line}: ")
+    after = {"example.net": {n + 2 for n in before["example.net"] if n}}
+    at_serials(daemon, raised(before, 1) | after)
+
+    path.write_text(good + "more A @IP@\n")
+    assert source_metrics(daemon, "example.org") == (1, 1)
+    ticks(daemon)
+    at_serials(daemon, raised(before, 1) | after)
+    assert rewrite(daemon, "example.org").status_code == 200
+    assert source_metrics(daemon, "example.org") == (1, 0)
+    at_serials(daemon, raised(before, 2))
+
+
+def test_a_vanished_source(daemon: Stack) -> None:
+    """Shown; it is switched all the same, and forgotten when a person says so."""
+    keep_sources(daemon)
+    path = daemon.layout.sources / "example.org.base"
+    before, kept = serials(daemon), path.read_text()
+    path.unlink()
+    assert source_metrics(daemon, "example.org")[1] == 1
+    assert source_of(daemon, "example.org")["state"] == "gone"
+    assert pin(daemon, "backup").status_code == 200
+    moved(daemon, daemon.backup, raised(before, 1))
+    path.write_text(kept)
+    assert source_metrics(daemon, "example.org") == (1, 0)
+
+
+def test_a_folder_of_sources_that_is_not_there(daemon: Stack) -> None:
+    """Said by status; a switch does not need it."""
+    away = daemon.layout.sources.rename(daemon.layout.folder / "away")
+    before = serials(daemon)
+    try:
+        troubles = ask(daemon, "GET", "/status").json()["troubles"]
+        expected = {
+            "file": str(daemon.layout.sources),
+            "why": "can't be read: No such file or directory",
+        }
+        assert troubles == [expected]
+        assert metrics(daemon)
+        assert pin(daemon, "backup").status_code == 200
+        moved(daemon, daemon.backup, raised(before, 1))
+        answer = rewrite(daemon)
+        assert answer.status_code == 422
+        at_serials(daemon, raised(before, 1))
+    finally:
+        away.rename(daemon.layout.sources)
+
+
+def test_a_new_source(daemon: Stack) -> None:
+    """It waits for a person's word, and is shown meanwhile."""
+    keep_sources(daemon)
+    text = (daemon.layout.sources / "example.org.base").read_text()
+    (daemon.layout.sources / "new.example.base").write_text(text)
+    assert source_metrics(daemon, "new.example") == (1, 1)
+    its = source_of(daemon, "new.example")
+    assert (its["state"], its["why"]) == ("pending", "new")
+    ticks(daemon)
+    assert daemon.published("new.example") is None

@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 # While all is well, most runs trust the last one; this often one looks at every zone again.
 _LOOK_AGAIN_SECONDS = 60.0
 
-# Who only wakes us wants to know who is to be served; a person wants everything looked at.
+# These ask who is to be served, as a pin does. A start, or a person, wants all zones looked at.
 _TRUSTING: Collection[Trigger] = ("timer", "look", "webhook")
 
 
@@ -122,7 +122,8 @@ class Converger:
     def _run(self, trigger: Trigger, word: Word | None, last: Outcome | None) -> Outcome:
         pin = self._pin(word)
         before = self._state.meant()
-        known = _unchanged(last) if last and self._holds(last, trigger, before) else None
+        trusting = trigger in _TRUSTING or isinstance(word, Pin | Unpin)
+        known = _unchanged(last) if last and trusting and self._holds(last, before) else None
         judgement = None
         if before and before.server in self._config.servers:
             judgement = self._judge(before.server, pin)
@@ -147,11 +148,10 @@ class Converger:
         switched_from = judgement.serving if judgement.decision.cause else None
         return Outcome(meant, pin, judgement, switched_from, zones)
 
-    def _holds(self, last: Outcome, trigger: Trigger, before: Meant | None) -> bool:
-        """Whether a run may go by what the last one found."""
+    def _holds(self, last: Outcome, before: Meant | None) -> bool:
+        """Whether what the last run found can be gone by."""
         return (
-            trigger in _TRUSTING
-            and time.monotonic() < self._trusted_until
+            time.monotonic() < self._trusted_until
             and before == last.meant
             and self._serials == self._state.mark_of_serials()
         )

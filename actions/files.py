@@ -18,8 +18,8 @@ _TEMPORARY, _LAST = ".tmp", ".last"
 def put(path: Path, content: bytes, *, mode: int = 0o644) -> None:
     """Replace `path` with `content`, durably once `sync_folder` has run too; may raise OSError."""
     temporary = _beside(path, _TEMPORARY)
-    temporary.unlink(missing_ok=True)
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
+    descriptor = os.open(temporary, flags, mode)
     try:
         with os.fdopen(descriptor, "wb") as file:
             # Whatever the umask: another user's name server reads it.
@@ -28,9 +28,9 @@ def put(path: Path, content: bytes, *, mode: int = 0o644) -> None:
             file.flush()
             _freshen(file.fileno(), path)
             os.fsync(file.fileno())
-        temporary.replace(path)
+        os.replace(temporary, path)  # noqa: PTH105  there are thousands: as plain as it gets
     except OSError:
-        temporary.unlink(missing_ok=True)
+        Path(temporary).unlink(missing_ok=True)
         raise
 
 
@@ -46,21 +46,24 @@ def sync_folder(folder: Path) -> None:
 def keep(path: Path) -> None:
     """Keep what stands at `path` beside it, until `drop`; may raise OSError."""
     last = _beside(path, _LAST)
-    last.unlink(missing_ok=True)
-    os.link(path, last)
+    try:
+        os.link(path, last)
+    except FileExistsError:
+        Path(last).unlink()
+        os.link(path, last)
 
 
 def kept(path: Path) -> bytes | None:
     """What was kept of `path`; None if nothing was. May raise OSError."""
     try:
-        return _beside(path, _LAST).read_bytes()
+        return Path(_beside(path, _LAST)).read_bytes()
     except FileNotFoundError:
         return None
 
 
 def drop(path: Path) -> None:
     """Keep it no longer; may raise OSError."""
-    _beside(path, _LAST).unlink(missing_ok=True)
+    Path(_beside(path, _LAST)).unlink(missing_ok=True)
 
 
 def keeping(folder: Path) -> set[str]:
@@ -72,7 +75,7 @@ def sweep(folder: Path, names: Collection[str] | None = None) -> None:
     """Remove what a crash has left of writing, these files or any; may raise OSError."""
     for name in _names(folder, _TEMPORARY):
         if names is None or name in names:
-            _beside(folder / name, _TEMPORARY).unlink(missing_ok=True)
+            Path(_beside(folder / name, _TEMPORARY)).unlink(missing_ok=True)
 
 
 def _names(folder: Path, suffix: str) -> list[str]:
@@ -84,8 +87,9 @@ def _names(folder: Path, suffix: str) -> list[str]:
         ]
 
 
-def _beside(path: Path, suffix: str) -> Path:
-    return path.with_name(f".{path.name}{suffix}")
+def _beside(path: Path, suffix: str) -> str:
+    folder, name = os.path.split(path)
+    return f"{folder}/.{name}{suffix}"
 
 
 def _freshen(descriptor: int, replaced: Path) -> None:

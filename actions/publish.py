@@ -185,8 +185,8 @@ class Publisher:
         if recorded is not None:
             if template.render(self._values[self._serving], recorded) == published:
                 return recorded, True
-            for values in self._values.values():
-                if template.render(values, recorded) == published:
+            for server, values in self._values.items():
+                if server != self._serving and template.render(values, recorded) == published:
                     return recorded, False
         current = zone.serial_of(name, published)
         same = current is not None and (

@@ -38,11 +38,11 @@ from exporter.zonefile import (
 # --- rendering ------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Hole:
     """Where a value goes: the serial, or the address of this family of a server.
 
-    `server` is None for the one that serves.
+    `server` is None for the one that serves. Each is made once, for all zones.
     """
 
     family: Family | None  # None for the serial
@@ -128,7 +128,7 @@ def render(source: Source, servers: Mapping[str, Server], serving: str, serial: 
 
 @cache
 def _hole(family: Family | None, server: str | None) -> Hole:
-    return Hole(family, server)  # the same one for all zones: there are many of them
+    return Hole(family, server)
 
 
 _SERIAL = _hole(None, None)

@@ -9,7 +9,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Annotated, Literal, TypeVar
 
@@ -170,7 +170,8 @@ async def _answer(
 ) -> JSONResponse:
     """Answer in time, with what the run came to or that it goes on.
 
-    A person wants to see the secondaries too; Alertmanager only whether a retry would help.
+    A person wants to see every zone, the secondaries too; Alertmanager only whether a retry would
+    help, and why.
     """
     deadline = time.monotonic() + _ANSWER_SECONDS
     ended = asyncio.wrap_future(run)
@@ -186,7 +187,10 @@ async def _answer(
         await asyncio.gather(
             *(asyncio.to_thread(follower.wait, deadline) for follower in followers)
         )
-    return _json(_answered(outcome, followers), _status(outcome, requested=requested))
+        answered = await asyncio.to_thread(_answered, outcome, followers)
+    else:
+        answered = answer(replace(outcome, zones=outcome.troubles), {})
+    return _json(answered, _status(outcome, requested=requested))
 
 
 def _status(outcome: Outcome, *, requested: bool) -> int:

@@ -15,7 +15,7 @@ import typer
 from pydantic import ValidationError
 
 from actions import __main__ as daemon
-from actions import auth, looks, notify, text, view
+from actions import accept, auth, looks, notify, text, view
 from actions.converge import Forced, Unpin, Word
 from actions.decide import Look
 from actions.looks import Attention, Seen
@@ -185,6 +185,7 @@ def _converge(config: Config, word: Word | None) -> int:
     """Converge once, by a person's word or without, as the daemon does."""
     logs.to_stderr(logging.WARNING)
     notify.log.setLevel(logging.ERROR)  # what each secondary came to is shown at the end
+    accept.log.setLevel(logging.INFO)  # thousands of sources take minutes to check
     metrics = Metrics(config)
     try:
         converger, followers = daemon.wire(config, metrics, partial(_looks, config, word), Heard())

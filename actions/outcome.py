@@ -53,6 +53,11 @@ class Outcome:
         return {n for n, its in self.zones.items() if its.failed not in (None, "accept")}
 
     @property
+    def troubles(self) -> Mapping[str, ZoneOutcome]:
+        """The zones of which something has to be said."""
+        return {n: its for n, its in self.zones.items() if its.failed or its.reason}
+
+    @property
     def served(self) -> Mapping[str, int]:
         """Zone -> the serial on disk, of those that the primary was seen to serve."""
         return {n: its.serial for n, its in self.zones.items() if its.serial and not its.failed}

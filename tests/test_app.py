@@ -134,7 +134,7 @@ def test_an_alert_of_ours_wakes_the_worker(daemon: Daemon) -> None:
     answer = daemon.post("/webhook", payload(MAIN_DOWN))
     assert answer.status_code == 200
     assert answer.json()["serving"] == "main"
-    assert answer.json()["zones"]["example.org"]["serial"] == 2026112200
+    assert answer.json()["zones"] == {}  # there may be thousands: only what is wrong is said
     assert daemon.runs == [("webhook", None)]
     page = requests.get(daemon.url + "/metrics", timeout=5).text
     assert 'zonerw_webhook_alerts_total{alertname="MainDown",status="firing"} 1.0' in page

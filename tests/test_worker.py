@@ -195,3 +195,36 @@ def test_a_run_that_takes_long_does_not_hold_up_the_end(monkeypatch: pytest.Monk
     worker._thread.join(5)
     assert not worker._thread.is_alive()
     assert [trigger for trigger, _ in runs.seen] == ["start"]
+
+
+def test_no_run_waits_for_a_word_that_takes_a_while() -> None:
+    """Thousands of sources are being checked when main dies."""
+    runs, checked = Runs(), threading.Event()
+    runs.gate.set()
+
+    def checking() -> Word:
+        assert checked.wait(10)
+        return Forced()
+
+    with running(Worker(runs, every=3600)) as worker:
+        forced = worker.request_when(checking)
+        assert worker.wake("webhook").result(10) is OUTCOME
+        assert not forced.done()
+        checked.set()
+        assert forced.result(10) is OUTCOME
+    assert runs.seen == [("start", None), ("webhook", None), ("request", Forced())]
+
+
+def test_a_word_that_cannot_be_made_is_said_to_who_asked(caplog: pytest.LogCaptureFixture) -> None:
+    """And the worker goes on."""
+    runs = Runs()
+    runs.gate.set()
+
+    def failing() -> Word:
+        raise ValueError("no way")
+
+    with running(Worker(runs, every=3600)) as worker:
+        with pytest.raises(ValueError, match="no way"):
+            worker.request_when(failing).result(10)
+        assert worker.request(None).result(10) is OUTCOME
+    assert "request failed" in caplog.text

@@ -4,16 +4,27 @@ import dataclasses
 import os
 import shutil
 import subprocess
+from datetime import date
+from ipaddress import ip_address
 from pathlib import Path
 
 import dns.name
 import pytest
 from zones import HEAD, SERVERS
 
-from actions.zone import accept, points_to, render, serial_of
+from actions.zone import (
+    accept,
+    points_to,
+    render,
+    serial_of,
+    serials_left,
+    template,
+    values,
+    with_serial,
+)
 from exporter import config
 from exporter.config import Server
-from exporter.zonefile import Source, SourceRefused, find, parse
+from exporter.zonefile import Pointer, Source, SourceRefused, find, parse
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
@@ -435,3 +446,52 @@ def test_names_are_compared_as_names() -> None:
     assert one.records[-1].owner == dns.name.from_text("w.example.org")
     published = HEAD.replace("@serial number@", "7") + "w a 192.0.2.1\n"
     assert points_to(one, published.encode(), SERVERS) == "main"
+
+
+# --- templates ------------------------------------------------------------------------------
+
+
+def test_a_template_knows_where_its_pointer_leads() -> None:
+    """All addresses of the first name that follows who serves; none where nobody does."""
+    text = "ftp A @IP:main@\nwww A @IP@\nwww A 192.0.2.99\nwww AAAA @IP6@\nwww A @IP:main@\n"
+    its = template(source(text), SERVERS)
+    assert its.pointer == Pointer("www.example.org.", "A")
+    by_server = {name: its.addresses(values(SERVERS, name)) for name in SERVERS}
+    assert by_server == {
+        "main": {ip_address("192.0.2.1"), ip_address("192.0.2.99")},
+        "backup": {ip_address("198.51.100.7"), ip_address("192.0.2.1"), ip_address("192.0.2.99")},
+    }
+    assert template(source("ftp A @IP:main@\n"), SERVERS).pointer is None
+
+
+def test_a_pointer_without_an_address_leads_nowhere() -> None:
+    """The record is left out while a server without that family serves."""
+    its = template(source("www AAAA @IP6@\nwww TXT x\n"), SERVERS)
+    assert its.pointer == Pointer("www.example.org.", "AAAA")
+    assert its.addresses(values(SERVERS, "main")) == {ip_address("2001:db8::1")}
+    assert its.addresses(values(SERVERS, "backup")) == set()
+
+
+def test_another_serial_in_a_published_file() -> None:
+    """Every other byte stays; what has no serial gets none."""
+    published = render(source("www A @IP@\n"), SERVERS, "main", 7)
+    assert with_serial("example.org", published, 2026112200) == render(
+        source("www A @IP@\n"), SERVERS, "main", 2026112200
+    )
+    assert with_serial("example.org", b"www A 192.0.2.1\n", 7) is None
+
+
+@pytest.mark.parametrize(
+    ("serial", "left"),
+    [
+        (2026112200, 99),
+        (2026112298, 1),
+        (2026112299, 0),
+        (2026112301, 0),
+        (2026112199, 100),
+        (7, 100),
+    ],
+)
+def test_serials_left(serial: int, left: int) -> None:
+    """Of 22 November's hundred; past them, tomorrow's are used."""
+    assert serials_left(date(2026, 11, 22), serial) == left

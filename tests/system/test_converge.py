@@ -9,6 +9,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,8 +23,10 @@ from actions.outcome import Outcome
 from actions.state import Pin, State, StateError
 from actions.witness import Alerts
 from actions.zone import serial_of
+from demo import shipped
 from demo.stack import Stack, wait_for
 from exporter import config as configuration
+from exporter import soa
 from exporter.config import Config, Primary
 
 ZONES = ("example.net", "example.org")
@@ -701,6 +704,44 @@ def test_the_timer_trusts_the_last_run_for_a_minute_only(
     monkeypatch.setattr(primary.time, "monotonic", lambda: now + converge._LOOK_AGAIN_SECONDS)
     program.run("timer")
     assert path.exists()
+
+
+def test_meanwhile_only_what_fails_is_looked_at_again(
+    program: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Thousands of zones that are well are left alone for one that is not."""
+    unknown = (program.stack.layout.sources / "example.org.base").read_text()
+    (program.stack.layout.sources / "new.example.base").write_text(unknown)
+    program.run("request", Forced())
+    well = program.stack.layout.published / "example.org"
+    well.unlink()
+    asked: list[set[str]] = []
+    ask = soa.ask
+
+    def noted(*args: Any, **more: Any) -> Any:
+        asked.append(set(args[1]))
+        return ask(*args, **more)
+
+    monkeypatch.setattr(soa, "ask", noted)
+    outcome = program.run("timer")
+    assert set.union(*asked) == {"new.example"}
+    assert outcome.zones["new.example"].failed == "verify"
+    assert outcome.zones["example.org"].serial == TODAY + 1
+    assert not well.exists()
+    program.run()
+    assert well.exists()
+
+
+def test_many_zones_have_one_line_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    """Ten thousand lines say no more than one."""
+    text = (shipped.folder() / "examples/zones/example.org.base").read_text()
+    more = {f"z{n}.example": text for n in range(20)}
+    with Stack(parts=["ns1"], sources=more) as stack:
+        caplog.set_level("INFO")
+        Program(stack).run("start")
+    told = [record for record in caplog.records if record.name.startswith("actions.")]
+    said = [(record.message, vars(record).get("zones")) for record in told]
+    assert said == [("published", 22), ("primary serves", 22)]
 
 
 def test_the_timer_notices_what_another_process_decided(program: Program) -> None:

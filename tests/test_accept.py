@@ -1,0 +1,114 @@
+"""How sources stand to what was accepted of them, and how far checking is."""
+
+import logging
+from pathlib import Path
+
+import pytest
+from conftest import free_port, write_config
+from zones import HEAD
+
+from actions import accept
+from actions.accept import Standing, Watch, check
+from actions.state import State
+from exporter import config as configuration
+from exporter.config import Config, Nameserver
+
+ZONES = ("example.net", "example.org")
+SOURCE = f"{HEAD}www A @IP@\n"
+
+
+@pytest.fixture
+def checker(tmp_path: Path) -> Path:
+    """A checker that is content, and notes the zones that it was asked for."""
+    path = tmp_path / "checker"
+    path.write_text(f'#!/bin/sh\necho "$1" >>{tmp_path}/checked\n')
+    path.chmod(0o755)
+    return path
+
+
+@pytest.fixture
+def config(tmp_path: Path, checker: Path) -> Config:
+    """Two servers, two zones, and that checker."""
+    nobody = Nameserver(address="127.0.0.1", port=free_port("127.0.0.1"))
+    path = write_config(tmp_path, {"main": 1, "backup": 2}, {"ns1": nobody}, ZONES)
+    ours = f'[actions]\nstate = "{tmp_path}/state"\n[primary]\nchecker = ["{checker}"]'
+    path.write_text(path.read_text().replace("[primary]", ours))
+    for zone in ZONES:
+        (tmp_path / "zones" / f"{zone}.base").write_text(SOURCE)
+    return configuration.read(path)
+
+
+@pytest.fixture
+def watch(config: Config) -> Watch:
+    """One that has looked when both sources were accepted."""
+    state = State(config.actions.state)
+    state.prepare()
+    accept.accept(config, state, check(config, ()))
+    watch = Watch(config, state)
+    assert watch.look() == dict.fromkeys(ZONES, Standing("accepted"))
+    return watch
+
+
+def path_of(config: Config, zone: str) -> Path:
+    """Where a zone's source is."""
+    return config.zones.sources / f"{zone}.base"
+
+
+def checked(config: Config) -> list[str]:
+    """What the checker was asked for, in order."""
+    return (config.path.parent / "checked").read_text().split()
+
+
+def test_an_edited_source_is_checked_once(config: Config, watch: Watch) -> None:
+    """For both servers; then only when it changes again."""
+    path_of(config, "example.org").write_text(f"{SOURCE}ftp A @IP@\n")
+    before = checked(config)
+    for _ in range(3):
+        assert watch.look()["example.org"] == Standing("pending", "edited")
+    assert checked(config) == [*before, "example.org", "example.org"]
+    path_of(config, "example.org").write_text(SOURCE)
+    assert watch.look()["example.org"] == Standing("accepted")
+    path_of(config, "new.example").write_text(SOURCE)
+    assert watch.look()["new.example"] == Standing("pending", "new")
+    path_of(config, "example.net").unlink()
+    assert watch.look()["example.net"] == Standing("gone")
+
+
+def test_a_broken_source_is_named_with_its_line_until_it_is_right(
+    config: Config, watch: Watch, checker: Path
+) -> None:
+    """Also where the cause is elsewhere, and the source has not changed."""
+    path = path_of(config, "example.org")
+    path.write_text(f"{SOURCE}www A @ip@\n")
+    its = watch.look()["example.org"]
+    assert its.state == "broken"
+    assert its.why.startswith(f"{path}:6: @ip@ is no marker")
+    path.write_text(f"{SOURCE}ftp A @IP@\n")
+    checker.chmod(0o644)
+    assert watch.look()["example.org"].state == "broken"
+    checker.chmod(0o755)
+    assert watch.look()["example.org"] == Standing("pending", "edited")
+
+
+def test_a_look_takes_a_while_at_most(
+    config: Config, watch: Watch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Thousands of edited sources are told of at once, and checked in the next looks."""
+    path_of(config, "example.org").write_text(f"{SOURCE}ftp A @IP@\n")
+    with monkeypatch.context() as hurried:
+        hurried.setattr(accept, "_CHECK_SECONDS", 0.0)
+        assert watch.look()["example.org"] == Standing("unchecked")
+    assert watch.look()["example.org"] == Standing("pending", "edited")
+
+
+def test_checking_says_how_far_it_is(
+    config: Config, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whoever waits for minutes wants to know; whoever does not, hears nothing."""
+    caplog.set_level(logging.INFO)
+    check(config, ())
+    assert not caplog.records
+    monkeypatch.setattr(accept, "_TELL_EVERY_SECONDS", 0.0)
+    check(config, ())
+    said = [(record.message, vars(record)["done"], vars(record)["of"]) for record in caplog.records]
+    assert said == [("checking sources", 0, 2), ("checking sources", 1, 2)]

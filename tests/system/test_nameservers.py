@@ -3,6 +3,7 @@
 The followers are real. What our own looks say is the test's choice; nobody is asked about alerts.
 """
 
+import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
@@ -15,7 +16,7 @@ import dns.message
 import dns.query
 import dns.rcode
 import pytest
-from nameservers import BACKUP, MAIN, SOURCE, Daemon, Nameservers, nameservers
+from nameservers import BACKUP, MAIN, SOURCE, Daemon, Nameservers, nameservers, prepare
 
 from actions import nameserver, notify
 from actions.__main__ import wire
@@ -26,6 +27,7 @@ from actions.metrics import Metrics
 from actions.nameserver import find
 from actions.outcome import Outcome
 from actions.witness import Heard
+from demo.layout import fill
 from demo.stack import wait_for
 from exporter import config as configuration
 from exporter.kinds import KINDS
@@ -329,6 +331,69 @@ def test_a_zone_that_the_primary_does_not_know_holds_up_no_other(program: Progra
     outcome = program.run()
     assert {name for name, its in outcome.zones.items() if its.failed} == {"example.com"}
     assert program.everywhere(BACKUP).items() <= outcome.serials.items()
+
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+@pytest.mark.parametrize("kind", ["bind", "knot"])
+def test_the_shipped_configurations_work_together(tmp_path: Path, kind: str) -> None:
+    """With our addresses and paths in them; the secondary also starts without its primary."""
+    them = prepare(tmp_path, ZONES, kind, {"ns2": kind})
+    secondary = them.secondaries["ns2"]
+    for daemon, server in ((them.primary, "backup"), (secondary, "main")):
+        example = (EXAMPLES / kind / f"{server}.conf").read_text()
+        daemon.conf.write_text(shipped(daemon, fill(example, FILLED[kind, server](them))))
+    with ExitStack() as running, Program(them) as program:
+        for daemon in them.all.values():
+            running.callback(daemon.kill)
+            daemon.start()
+        program.run()
+        program.everywhere(MAIN)
+        program.down = True
+        serials = program.run().serials
+        assert program.everywhere(BACKUP) == serials
+        them.primary.kill()
+        secondary.stop()
+        secondary.start()
+        for zone in ZONES:
+            expected = (serials[zone], BACKUP)
+            wait_for(lambda: answer(secondary, zone) == expected, SOON, zone)  # noqa: B023
+
+
+# What is replaced in the shipped files: paths, and addresses by loopback's.
+FILLED: Mapping[tuple[str, str], Callable[[Nameservers], Mapping[str, str]]] = {
+    ("bind", "backup"): lambda them: {
+        'include "/etc/bind/transfer.key";': "",
+        '"/var/lib/bind/zones/': f'"{them.published}/',
+    },
+    ("bind", "main"): lambda them: {
+        'include "/etc/bind/transfer.key";': "",
+        "{ 198.51.100.7 key": f"{{ 127.0.0.1 port {them.primary.port} key",
+    },
+    ("knot", "backup"): lambda them: {
+        'include: "transfer.key"': "",
+        '"/var/lib/knot/zones"': f'"{them.published}"',
+        "[ 192.0.2.1, 203.0.113.53 ]": "[ 127.0.0.1 ]",
+    },
+    ("knot", "main"): lambda them: {
+        'include: "transfer.key"': "",
+        "id: backup\n    address: 198.51.100.7\n    key: transfer\n\nacl:\n  - id: backup\n"
+        "    address: 198.51.100.7\n": f"id: backup\n    address: 127.0.0.1@{them.primary.port}\n"
+        "    key: transfer\n\nacl:\n  - id: backup\n    address: 127.0.0.1\n",
+    },
+}
+
+
+def shipped(daemon: Daemon, example: str) -> str:
+    """The example below what a daemon of ours needs beside it, with which it would give no zone."""
+    text = daemon.conf.read_text()
+    match daemon.kind:
+        case "bind":
+            head = text[: text.index('zone "')]
+            return re.sub(r"(?m)^  (allow-\w+|notify) .*\n", "", head) + example
+        case _:
+            return text[: text.index("acl:\n")] + example
 
 
 def spoil(program: Program) -> None:

@@ -163,12 +163,15 @@ class State:
     def sweep(self) -> None:
         """Remove what a killed run has left behind; under the lock."""
         for folder in (self.folder, self._accepted):
-            files.sweep(folder)
+            try:
+                files.sweep(folder)
+            except OSError as error:
+                raise StateError(folder, f"can't be cleared up: {error.strerror}") from error
 
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the one lock between threads and processes; waits for whoever holds it."""
-        if not self._accepted.exists():
+        if not os.path.exists(self._accepted):  # noqa: PTH110  which raises where it can't look
             self.prepare()  # somebody has removed the folder: it is a first start again
         # A fresh descriptor each time: flock belongs to the open file, not to the process.
         descriptor = self._open_lock()

@@ -1,29 +1,28 @@
-"""Questions to nameservers over UDP, many at once on one socket, matched by message id.
+"""Questions to nameservers, and what counts as an answer.
 
 Owns asking for the SOAs of zones, and for the addresses beside them that tell where a zone points,
-what counts as an answer, and the exchange of any message for its reply. Leaves to others whom to
-ask for what, and what a serial or an address means.
+what is read of an answer, and the exchange of any message for its reply's code. Leaves to `talk`
+how questions get there and answers back, and to others whom to ask for what, and what a serial or
+an address means.
 
-Made for ten thousand zones: a question is bytes, there is no task for it, and of an answer no more
-is read than is wanted. dnspython reads what isn't the usual answer, whatever is signed, and names.
+Made for ten thousand zones: a question is bytes, and of the usual answer no more is read than is
+wanted. dnspython reads names, whatever is signed, and any answer that is not the usual one.
 
 Every function blocks until all is answered or given up, and runs an event loop of its own: call it
 from any thread, but not from inside a running event loop.
 """
 
 import asyncio
-import contextlib
 import functools
 import ipaddress
+import itertools
 import math
 import secrets
-import socket
 import struct
 import time
-from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar, cast
+from typing import cast
 
 import dns.exception
 import dns.flags
@@ -32,23 +31,13 @@ import dns.name
 import dns.rcode
 import dns.rdataclass
 import dns.rdatatype
-import dns.rrset
 import dns.tsig
 import dns.wire
 from dns.rdtypes.ANY.SOA import SOA
 
 from exporter.config import Address, Nameserver
-from exporter.probes import network_reason
+from exporter.talk import HEADER, TRIES, Asked, Talk
 from exporter.zonefile import Pointer
-
-# A lost packet, or one that the nameserver's rate limit dropped, costs a resend, not the answer.
-_TRIES = 3
-# So many questions are on their way at once: few enough for a small server's socket, twice.
-_IN_FLIGHT = 100
-# When nothing has come for so many seconds, those on their way hold up the others no more.
-_SOON = 0.1
-# Connections at once, for answers that came truncated (as from a nameserver's rate limit).
-_CONNECTIONS = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,25 +137,21 @@ def exchange(
     messages: Sequence[dns.message.Message],
     patience: float,
     *,
-    tries: int = _TRIES,
+    tries: int = TRIES,
 ) -> list[dns.rcode.Rcode | NoReply]:
     """Send every message and give the reply's code to each, in order; `patience` as for `ask`.
 
     A reply to a signed message has to be signed likewise (RFC 8945). A message is signed once, when
     it is sent first: with more than one try it is the same bytes that are sent again.
     """
-    talk = _Talk(nameserver, map(_message, messages), len(messages), patience, tries=tries)
-    return asyncio.run(talk.run())
+    talk = Talk(nameserver, map(_message, messages), len(messages), patience, tries=tries)
+    codes = asyncio.run(talk.run())
+    return [NoReply(code) if isinstance(code, str) else code for code in codes]
 
 
 # --- questions, and what is read of their answers --------------------------------------------
 
-_T = TypeVar("_T")
-
-# What is taken from an answer: None if that is none to this question.
-_Read = Callable[[bytes], _T | NoReply | None]
-# A question as it is sent, and what reads its answer.
-_Asked = tuple[bytes, _Read[_T]]
+# What an answer says; where it says nothing, a text tells why.
 _Known = Serial | frozenset[Address]
 
 
@@ -185,13 +170,14 @@ async def _ask(  # noqa: PLR0913
         *((pointer.name, _TYPES[pointer.type]) for pointer in pointers.values()),
     ]
     questions = (
-        _signed(name, rtype, key) if key else _question(name, rtype) for name, rtype in wanted
+        _signed(name, rtype, number, key) if key else _question(name, rtype, number)
+        for (name, rtype), number in zip(wanted, _ids(len(wanted)), strict=False)
     )
-    talk: _Talk[_Known] = _Talk(nameserver, questions, len(wanted), patience, deadline=deadline)
+    talk: Talk[_Known] = Talk(nameserver, questions, len(wanted), patience, deadline=deadline)
     known = await talk.run()
     return Answers(
         serials={
-            zone: each if isinstance(each, Serial) else NoSerial(each.reason)
+            zone: NoSerial(each) if isinstance(each, str) else each
             for zone, each in zip(zones, known, strict=False)
             if not isinstance(each, frozenset)
         },
@@ -206,86 +192,92 @@ async def _ask(  # noqa: PLR0913
 _TYPES = {"A": dns.rdatatype.A, "AAAA": dns.rdatatype.AAAA}
 
 
-# What the flags (RFC 1035, section 4.1.1) say of a message's kind, and of its outcome.
-_OPCODE = 0x7800
-_KIND = dns.flags.QR | _OPCODE
-_RCODE = 0x000F
-_HEADER = 12
+def _ids(number: int) -> Iterator[int]:
+    """Hard to guess, as ids have to be, and no two the same: such would wait for each other."""
+    return itertools.cycle(secrets.SystemRandom().sample(range(2**16), min(number, 2**16)))
+
+
+# The flags (RFC 1035, section 4.1.1), as mere numbers: ten times as fast.
+_QR, _AA = int(dns.flags.QR), int(dns.flags.AA)
+_OPCODE, _RCODE = 0x7800, 0x000F
 _TYPE_AND_CLASS = 4
+_IN = int(dns.rdataclass.IN)
 # RD is cleared: what the nameserver serves itself is asked, not what it can find out.
 _ONE_QUESTION = struct.pack("!HHHHH", 0, 1, 0, 0, 0)
 # A record's owner, where that is the question's name (section 4.1.4).
-_SAME_NAME = 0xC000 | _HEADER
+_SAME_NAME = 0xC000 | HEADER
 
 
-def _question(name: str, rtype: dns.rdatatype.RdataType) -> _Asked[_Known]:
+def _question(name: str, rtype: dns.rdatatype.RdataType, number: int) -> Asked[_Known]:
     wire = b"".join(
         (
-            secrets.token_bytes(2),  # hard to guess, as an id has to be
+            number.to_bytes(2),
             _ONE_QUESTION,
             cast(bytes, dns.name.from_text(name).to_wire()),
-            struct.pack("!HH", rtype, dns.rdataclass.IN),
+            struct.pack("!HH", rtype, _IN),
         )
     )
-    return wire, functools.partial(_known, wire, rtype)
+    return wire, functools.partial(_read, wire, rtype)
 
 
-def _signed(name: str, rtype: dns.rdatatype.RdataType, key: dns.tsig.Key) -> _Asked[_Known]:
-    message = dns.message.make_query(name, rtype, flags=0)
+def _signed(
+    name: str, rtype: dns.rdatatype.RdataType, number: int, key: dns.tsig.Key
+) -> Asked[_Known]:
+    message = dns.message.make_query(name, rtype, id=number, flags=0)
     message.use_tsig(key)
-    return message.to_wire(), functools.partial(_known_of, message)
+    return message.to_wire(), functools.partial(_read_whole, message)
 
 
-def _message(message: dns.message.Message) -> _Asked[dns.rcode.Rcode]:
+def _message(message: dns.message.Message) -> Asked[dns.rcode.Rcode]:
     wire = message.to_wire()
-    return wire, functools.partial(_code, message, wire)
+    return wire, functools.partial(_read_code, message, wire)
 
 
-def _code(
+def _read_code(
     message: dns.message.Message, wire: bytes, data: bytes
-) -> dns.rcode.Rcode | NoReply | None:
-    flags = int.from_bytes(data[2:4])
-    end = _HEADER + len(cast(bytes, message.question[0].name.to_wire())) + _TYPE_AND_CLASS
+) -> dns.rcode.Rcode | str | None:
+    end = HEADER + len(cast(bytes, message.question[0].name.to_wire())) + _TYPE_AND_CLASS
     if wire[10:12] == bytes(2) and _echoes(wire[:end], data):  # neither signed nor extended
-        return dns.rcode.from_flags(flags, 0)
+        return dns.rcode.from_flags(int.from_bytes(data[2:4]), 0)
     reply = _parse(message, data)
-    return reply if reply is None or isinstance(reply, NoReply) else reply.rcode()
+    return reply if reply is None or isinstance(reply, str) else reply.rcode()
 
 
-def _known(wire: bytes, rtype: dns.rdatatype.RdataType, data: bytes) -> _Known | NoReply | None:
+def _read(wire: bytes, rtype: dns.rdatatype.RdataType, data: bytes) -> _Known | str | None:
+    """What was asked for, with authority; or else why it isn't there."""
     known = None
     if _echoes(wire, data):
-        known = _negative(data, rtype) or _only_record(rtype, data, len(wire))
-    return known or _known_of(dns.message.from_wire(wire), data)
+        known = _negative(data, rtype) or _only_record(data, len(wire), rtype)
+    return known or _read_whole(dns.message.from_wire(wire), data)
 
 
 def _echoes(question: bytes, data: bytes) -> bool:
     """Whether it is an answer, of the same opcode, that repeats this question and no other."""
     flags, number = struct.unpack_from("!HH", data, 2)
     return (
-        flags & _KIND == dns.flags.QR | (question[2] << 8 & _OPCODE)
+        flags & (_QR | _OPCODE) == _QR | (question[2] << 8 & _OPCODE)
         and number == 1
-        and data[_HEADER : len(question)].lower() == question[_HEADER:].lower()
+        and data[HEADER : len(question)].lower() == question[HEADER:].lower()
     )
 
 
-def _negative(data: bytes, rtype: dns.rdatatype.RdataType) -> NoReply | None:
+def _negative(data: bytes, rtype: dns.rdatatype.RdataType) -> str | None:
     """Why the answer has nothing to say, told from its header alone."""
     flags, _, records = struct.unpack_from("!HHH", data, 2)
     if flags & _RCODE:
-        return NoReply(dns.rcode.to_text(dns.rcode.from_flags(flags, 0)))
-    if not flags & dns.flags.AA:
+        return str(dns.rcode.to_text(dns.rcode.from_flags(flags, 0)))
+    if not flags & _AA:
         return _NOT_AUTHORITATIVE
     return None if records else _none(rtype)
 
 
-def _only_record(rtype: dns.rdatatype.RdataType, data: bytes, at: int) -> _Known | None:
+def _only_record(data: bytes, at: int, rtype: dns.rdatatype.RdataType) -> _Known | None:
     """What the answer holds, if that is one record, right there, and it is good."""
     (records,) = struct.unpack_from("!H", data, 6)
     parser = dns.wire.Parser(data, at)
     try:
         owner, its_type, its_class, _, size = parser.get_struct("!HHHIH")
-        if (records, owner, its_type, its_class) != (1, _SAME_NAME, rtype, dns.rdataclass.IN):
+        if (records, owner, its_type, its_class) != (1, _SAME_NAME, rtype, _IN):
             return None
         with parser.restrict_to(size):
             if rtype != dns.rdatatype.SOA:
@@ -300,20 +292,20 @@ def _only_record(rtype: dns.rdatatype.RdataType, data: bytes, at: int) -> _Known
 
 
 _SIZES = {dns.rdatatype.A: 4, dns.rdatatype.AAAA: 16}
-_NOT_AUTHORITATIVE = NoReply("not authoritative")
+_NOT_AUTHORITATIVE = "not authoritative"
 
 
-def _none(rtype: dns.rdatatype.RdataType) -> NoReply:
-    return NoReply(f"no {dns.rdatatype.to_text(rtype)}")
+def _none(rtype: dns.rdatatype.RdataType) -> str:
+    return f"no {dns.rdatatype.to_text(rtype)}"
 
 
-def _known_of(question: dns.message.Message, data: bytes) -> _Known | NoReply | None:
-    """What was asked for, with authority; or else why it isn't there."""
+def _read_whole(question: dns.message.Message, data: bytes) -> _Known | str | None:
+    """The same of any answer, signed or not, as dnspython has it."""
     reply = _parse(question, data)
-    if reply is None or isinstance(reply, NoReply):
+    if reply is None or isinstance(reply, str):
         return reply
     if reply.rcode() != dns.rcode.NOERROR:
-        return NoReply(dns.rcode.to_text(reply.rcode()))
+        return str(dns.rcode.to_text(reply.rcode()))
     if not reply.flags & dns.flags.AA:
         return _NOT_AUTHORITATIVE
     (asked,) = question.question
@@ -326,12 +318,12 @@ def _known_of(question: dns.message.Message, data: bytes) -> _Known | NoReply | 
     return Serial(soa.serial, soa.refresh, soa.expire, cast(bytes, soa.to_wire()))
 
 
-def _parse(message: dns.message.Message, data: bytes) -> dns.message.Message | NoReply | None:
+def _parse(message: dns.message.Message, data: bytes) -> dns.message.Message | str | None:
     """The reply, or why it isn't believed; None if it is no reply to this message."""
     try:
         reply = dns.message.from_wire(data, keyring=message.keyring, request_mac=message.mac or b"")
     except dns.exception.DNSException as error:
-        return NoReply(_REFUSALS.get(type(error)) or _unsigned(message, data))
+        return _REFUSALS.get(type(error)) or _unsigned(message, data)
     return reply if message.is_response(reply) else None
 
 
@@ -357,238 +349,3 @@ def _unsigned(message: dns.message.Message, data: bytes) -> str:
     if message.mac and not reply.had_tsig:
         return f"{dns.rcode.to_text(reply.rcode())}, not signed"
     return "malformed"
-
-
-# --- one nameserver, one socket -------------------------------------------------------------
-
-
-@dataclass(slots=True)
-class _Open(Generic[_T]):
-    """A question, and the place of its answer; when it was sent last, and how often."""
-
-    place: int
-    wire: bytes
-    read: _Read[_T]
-    sent: float = 0
-    tries: int = 0
-
-    @property
-    def number(self) -> int:
-        return int.from_bytes(self.wire[:2])
-
-
-class _Talk(Generic[_T]):
-    """All that is asked of one nameserver, and answered, or given up for lack of answers.
-
-    So a dead nameserver costs the patience once, whatever the number of questions, and a slow one
-    is asked as fast as it answers.
-    """
-
-    def __init__(  # noqa: PLR0913
-        self,
-        nameserver: Nameserver,
-        questions: Iterator[_Asked[_T]],
-        number: int,
-        patience: float,
-        *,
-        deadline: float = math.inf,
-        tries: int = _TRIES,
-    ) -> None:
-        self._nameserver = nameserver
-        self._fresh = (_Open(place, *asked) for place, asked in enumerate(questions))
-        self._answers: list[_T | NoReply | None] = [None] * number
-        self._left = number
-        self._patience = patience
-        self._deadline = deadline
-        self._tries = tries
-        self._open: OrderedDict[int, _Open[_T]] = OrderedDict()  # by id; the last sent is last
-        self._awaited: set[int] = set()  # those of them that hold up the others
-        self._held: deque[_Open[_T]] = deque()  # each has the id of an open one
-        self._connections = asyncio.Semaphore(_CONNECTIONS)
-        self._over_tcp: set[asyncio.Task[None]] = set()
-
-    async def run(self) -> list[_T | NoReply]:
-        """Each question's answer, or why there is none, in the order of the questions."""
-        if not self._left:
-            return []
-        try:
-            reason = await self._until_over()
-        except OSError as error:
-            reason = NoReply(network_reason(error))
-        return [reason if answer is None else answer for answer in self._answers]
-
-    async def _until_over(self) -> NoReply:
-        """Ask; then why there are no more answers."""
-        self._loop = asyncio.get_running_loop()
-        self._over: asyncio.Future[NoReply] = self._loop.create_future()
-        self._heard = self._moved = self._loop.time()
-        (family, kind, _, _, place), *_ = socket.getaddrinfo(
-            str(self._nameserver.address),
-            self._nameserver.port,
-            type=socket.SOCK_DGRAM,
-            flags=socket.AI_NUMERICHOST,
-        )
-        with socket.socket(family, kind) as self._socket:
-            self._socket.setblocking(False)
-            self._socket.connect(place)
-            self._loop.add_reader(self._socket, self._guarded, self._receive)
-            self._timer = self._loop.call_soon(self._guarded, self._tick)
-            try:
-                return await self._over
-            finally:
-                self._timer.cancel()
-                self._loop.remove_reader(self._socket)
-                for connection in self._over_tcp:
-                    connection.cancel()
-                await asyncio.gather(*self._over_tcp, return_exceptions=True)
-
-    # The event loop calls these two.
-
-    def _guarded(self, step: Callable[[], None]) -> None:
-        try:
-            step()
-        except OSError as error:  # a closed port, or no way there: that holds for every question
-            self._end(NoReply(network_reason(error)))
-        except Exception as error:  # whoever waits for the answers gets it  # noqa: BLE001
-            if not self._over.done():
-                self._over.set_exception(error)
-
-    def _receive(self) -> None:
-        for _ in range(_IN_FLIGHT):  # then it is another nameserver's turn
-            try:
-                data = self._socket.recv(2**16)
-            except BlockingIOError:
-                return
-            self._take(data)
-            self._fill()
-
-    def _tick(self) -> None:
-        """Do what is due, and come back when something is next."""
-        now = self._loop.time()
-        if now >= min(self._heard + self._patience, self._deadline):
-            self._end(_TIMEOUT)
-            return
-        if now >= self._moved + _SOON:
-            self._moved = now
-            self._awaited.clear()
-        while (oldest := self._oldest()) and now >= self._late(oldest):
-            if oldest.tries < self._tries:
-                self._send(oldest)
-            else:
-                self._close(oldest)
-                self._settle(oldest, _TIMEOUT)
-        self._fill()
-        self._timer = self._loop.call_at(self._due(), self._guarded, self._tick)
-
-    def _due(self) -> float:
-        # What is received meanwhile puts it all off, never forward.
-        oldest = self._oldest()
-        return min(
-            self._heard + self._patience,
-            self._deadline,
-            self._late(oldest) if oldest else math.inf,
-            self._moved + _SOON if len(self._awaited) >= _IN_FLIGHT else math.inf,
-        )
-
-    def _oldest(self) -> _Open[_T] | None:
-        return next(iter(self._open.values()), None)
-
-    def _late(self, asked: _Open[_T]) -> float:
-        return asked.sent + self._patience / self._tries
-
-    # Sending.
-
-    def _fill(self) -> None:
-        while len(self._awaited) < _IN_FLIGHT and (asked := self._next()):
-            self._send(asked)
-
-    def _next(self) -> _Open[_T] | None:
-        for _ in range(len(self._held)):
-            asked = self._held.popleft()
-            if asked.number not in self._open:
-                return asked
-            self._held.append(asked)
-        for asked in self._fresh:
-            if asked.number not in self._open:
-                return asked
-            self._held.append(asked)
-        return None
-
-    def _send(self, asked: _Open[_T]) -> None:
-        asked.sent = self._loop.time()
-        asked.tries += 1
-        self._open[asked.number] = asked
-        self._open.move_to_end(asked.number)
-        self._awaited.add(asked.number)
-        with contextlib.suppress(BlockingIOError):  # no room to send: as good as lost on the way
-            self._socket.send(asked.wire)
-
-    # What came.
-
-    def _take(self, data: bytes) -> None:
-        asked = self._open.get(int.from_bytes(data[:2]))
-        if asked is None or len(data) < _HEADER:
-            return
-        if _is_truncated(data):
-            task = self._loop.create_task(self._ask_over_tcp(asked))
-            self._over_tcp.add(task)
-            task.add_done_callback(self._over_tcp.discard)
-        else:
-            answer = asked.read(data)
-            if answer is None:
-                return
-            self._settle(asked, answer)
-        self._close(asked)
-        self._hear()
-
-    async def _ask_over_tcp(self, asked: _Open[_T]) -> None:
-        try:
-            async with self._connections, asyncio.timeout(self._patience):
-                data = await _tcp(self._nameserver, asked.wire)
-        except TimeoutError:
-            self._settle(asked, _TIMEOUT)
-            return
-        except asyncio.IncompleteReadError:
-            answer: _T | NoReply = NoReply("connection closed")
-        except OSError as error:
-            answer = NoReply(network_reason(error))
-        else:
-            read = asked.read(data)
-            answer = NoReply("malformed") if read is None else read
-        self._settle(asked, answer)
-        self._hear()
-
-    def _hear(self) -> None:
-        self._heard = self._moved = self._loop.time()
-
-    def _close(self, asked: _Open[_T]) -> None:
-        del self._open[asked.number]
-        self._awaited.discard(asked.number)
-
-    def _settle(self, asked: _Open[_T], answer: _T | NoReply) -> None:
-        self._answers[asked.place] = answer
-        self._left -= 1
-        if not self._left:
-            self._end(_TIMEOUT)
-
-    def _end(self, reason: NoReply) -> None:
-        if not self._over.done():
-            self._over.set_result(reason)
-
-
-_TIMEOUT = NoReply("timeout")
-
-
-async def _tcp(nameserver: Nameserver, wire: bytes) -> bytes:
-    reader, writer = await asyncio.open_connection(str(nameserver.address), nameserver.port)
-    try:
-        writer.write(len(wire).to_bytes(2) + wire)
-        return await reader.readexactly(int.from_bytes(await reader.readexactly(2)))
-    finally:
-        writer.close()
-
-
-def _is_truncated(data: bytes) -> bool:
-    # Told from the flags alone: what was cut off need not parse.
-    flags = int.from_bytes(data[2:4])
-    return bool(flags & dns.flags.QR and flags & dns.flags.TC)

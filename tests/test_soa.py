@@ -1,19 +1,24 @@
 """Questions to nameservers: a real NSD, and one of our own for what no good nameserver does."""
 
 import contextlib
+import select
 import socket
+import struct
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from ipaddress import ip_address
 from typing import Literal
 
+import dns.exception
 import dns.flags
 import dns.message
 import dns.name
 import dns.opcode
 import dns.rcode
+import dns.rdata
 import dns.rdatatype
 import dns.rrset
 import dns.tsig
@@ -21,6 +26,7 @@ import pytest
 from conftest import StartNsd
 from responder import Responder
 
+from exporter import soa
 from exporter.soa import NoReply, NoSerial, Serial, ask, ask_all, exchange
 from exporter.zonefile import Pointer
 
@@ -73,6 +79,11 @@ def pointer(name: str, rtype: Literal["A", "AAAA"] = "A") -> Pointer:
     return Pointer(name, rtype)
 
 
+def from_wire(rdata: bytes) -> dns.rdata.Rdata:
+    """The SOA of its data, where no name is compressed."""
+    return dns.rdata.from_wire("IN", "SOA", rdata, 0, len(rdata))
+
+
 def silent(_: Responder, __: dns.message.Message) -> list[bytes]:
     return []
 
@@ -92,6 +103,22 @@ def test_many_zones_are_asked_at_once(start_nsd: StartNsd, address: str) -> None
     one = answers["zone1.example"]
     assert isinstance(one, Serial)
     assert (one.refresh, one.expire) == (3600, 864000)
+    expected = "ns1.zone1.example. owner.zone1.example. 2026010101 3600 600 864000 60"
+    assert from_wire(one.rdata).to_text() == expected
+
+
+def test_a_question_costs_little(start_nsd: StartNsd) -> None:
+    """For ten thousand zones: mostly names and the kernel; no task for each, no whole message."""
+    zones = [f"zone{n}.example" for n in range(2000)]
+    nsd = start_nsd(dict.fromkeys(zones, 5))
+
+    def seconds() -> float:
+        began = time.thread_time()
+        answers = ask(nsd, zones, 5)
+        assert all(isinstance(answer, Serial) for answer in answers.values())
+        return time.thread_time() - began
+
+    assert min(seconds() for _ in range(3)) / len(zones) < 0.0001  # here 0.00004
 
 
 def test_what_nsd_does_not_serve_has_no_serial(start_nsd: StartNsd) -> None:
@@ -139,6 +166,19 @@ def test_any_thread_may_ask(start_nsd: StartNsd) -> None:
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(lambda _: ask(nsd, [ZONE], 5)[ZONE], range(32)))
     assert [answer.serial for answer in answers if isinstance(answer, Serial)] == [3] * 32
+
+
+def test_a_signed_question_has_a_signed_answer(start_nsd: StartNsd) -> None:
+    """NSD signs with the key that it knows, and says what is wrong with another one."""
+    nsd = start_nsd({ZONE: 3}, SECONDARY)
+    pointers = {ZONE: pointer(f"ns1.{ZONE}.")}
+    answer = ask(nsd, [ZONE], 5, key=KEY)[ZONE]
+    assert isinstance(answer, Serial)
+    assert answer == ask(nsd, [ZONE], 5)[ZONE]
+    assert soa.addresses(nsd, pointers, 5, key=KEY) == {ZONE: {ip_address("192.0.2.1")}}
+    other = dns.tsig.Key("transfer", "b3RoZXIgc2VjcmV0IG90aGVyIQ==", KEY.algorithm)
+    assert ask(nsd, [ZONE], 5, key=other) == {ZONE: NoSerial("BADSIG")}
+    assert soa.addresses(nsd, pointers, 5, key=other) == {}
 
 
 def notify(zone: str, key: dns.tsig.Key | None) -> dns.message.Message:
@@ -202,6 +242,62 @@ def test_silence_is_a_timeout_after_several_tries() -> None:
     assert len(responder.asked) == 3
 
 
+def test_a_slow_nameserver_may_take_longer_than_its_patience() -> None:
+    """It lives as long as something comes: until then nothing that it was asked is given up."""
+
+    def slowly(_: Responder, question: dns.message.Message) -> list[bytes]:
+        threading.Event().wait(0.01)
+        return [reply_to(question).to_wire()]
+
+    zones = [f"zone{n}.example" for n in range(100)]
+    with Responder(slowly) as responder:
+        started = time.monotonic()
+        answers = ask(responder.nameserver, zones, 0.6)
+        seconds = time.monotonic() - started
+    assert {type(answer) for answer in answers.values()} == {Serial}
+    assert seconds > 0.9
+
+
+def test_a_scrape_ends_in_time_whatever_comes() -> None:
+    """A slow nameserver is cut off at the timeout; what it has answered by then counts."""
+
+    def slowly(responder: Responder, question: dns.message.Message) -> list[bytes]:
+        if len(responder.asked) <= len(zones):
+            threading.Event().wait(0.02)
+        return [reply_to(question).to_wire()]
+
+    zones = [f"zone{n}.example" for n in range(90)]
+    with Responder(slowly) as responder:
+        started = time.monotonic()
+        answers = ask_all({"ns1": responder.nameserver}, zones, {}, 0.6)["ns1"]
+        seconds = time.monotonic() - started
+    assert {type(answer) for answer in answers.serials.values()} == {Serial, NoSerial}
+    assert 0.6 <= seconds < 0.6 + SLACK  # all of it would take 1.8 s
+
+
+def test_no_burst_is_too_much_for_a_socket() -> None:
+    """One that is busy for a moment loses nothing: else it would be asked again, after 10 s."""
+
+    def busy_at_first(responder: Responder, question: dns.message.Message) -> list[bytes]:
+        if len(responder.asked) == 1:
+            threading.Event().wait(0.05)
+        return [reply_to(question).to_wire()]
+
+    zones = [f"zone{n}.example" for n in range(2000)]
+    with Responder(busy_at_first) as responder:
+        started = time.monotonic()
+        answers = ask(responder.nameserver, zones, 30)
+        assert time.monotonic() - started < 10
+    assert {type(answer) for answer in answers.values()} == {Serial}
+    assert len(responder.asked) == len(zones)
+
+
+def test_what_is_no_name_is_an_error() -> None:
+    """Whoever asks for it hears of it, and does not wait for ever."""
+    with Responder(silent) as responder, pytest.raises(dns.exception.DNSException):
+        ask(responder.nameserver, [ZONE, "a..b"], 5)
+
+
 def test_one_try_never_resends() -> None:
     """A signed NOTIFY is fresh each time, so whoever sends it does the repeating."""
     with Responder(silent) as responder:
@@ -222,6 +318,8 @@ def test_zones_that_are_never_answered_hold_up_no_other() -> None:
     with Responder(only_served) as responder:
         answers = ask(responder.nameserver, ignored + served, 2)
     assert {zone for zone, answer in answers.items() if isinstance(answer, Serial)} == set(served)
+    times = Counter(asked.question[0].name for asked in responder.asked)
+    assert max(times.values()) == 3
 
 
 def test_a_closed_port_is_told_at_once_for_all_zones() -> None:
@@ -281,7 +379,7 @@ def test_what_was_not_asked_is_no_answer() -> None:
     def crowd(_: Responder, question: dns.message.Message) -> list[bytes]:
         right = reply_to(question, serial=7).to_wire()
         other_id = ((question.id + 1) % 2**16).to_bytes(2) + right[2:]
-        other = dns.message.make_query("other.example", "SOA", id=question.id)
+        other = dns.message.make_query("example.net", "SOA", id=question.id)
         wrong = reply_to(other, serial=8).to_wire()
         return [other_id, wrong, question.to_wire(), right[:1], right]
 
@@ -290,6 +388,149 @@ def test_what_was_not_asked_is_no_answer() -> None:
     assert isinstance(answer, Serial)
     assert answer.serial == 7
     assert len(responder.asked) == 1
+
+
+@pytest.mark.parametrize("key", [None, KEY], ids=["unsigned", "signed"])
+def test_a_reply_is_of_the_same_kind(key: dns.tsig.Key | None) -> None:
+    """An answer to an ordinary question is none to a NOTIFY."""
+
+    def crowd(_: Responder, question: dns.message.Message) -> list[bytes]:
+        right, wrong = (dns.message.make_response(question) for _ in range(2))
+        wrong.set_opcode(dns.opcode.QUERY)
+        wrong.set_rcode(dns.rcode.NOTIMP)
+        return [wrong.to_wire(), right.to_wire()]
+
+    with Responder(crowd, KEY) as responder:
+        replies = exchange(responder.nameserver, [notify(ZONE, key)], 2)
+    assert replies == [dns.rcode.NOERROR]
+
+
+def unsigned(reply: dns.message.Message) -> bytes:
+    reply.tsig = None
+    return reply.to_wire()
+
+
+def by_another(name: str) -> Callable[[dns.message.Message], bytes]:
+    def signed(reply: dns.message.Message) -> bytes:
+        reply.use_tsig(dns.tsig.Key(name, "b3RoZXIgc2VjcmV0IG90aGVyIQ==", KEY.algorithm))
+        return reply.to_wire()
+
+    return signed
+
+
+def changed_on_the_way(reply: dns.message.Message) -> bytes:
+    return reply.to_wire().replace(b"\x04\x03\x02\x01", b"\x04\x03\x02\x02")
+
+
+@pytest.mark.parametrize(
+    ("sign", "reason"),
+    [
+        (unsigned, "NOERROR, not signed"),
+        (by_another("transfer"), "its signature is wrong"),
+        (by_another("other"), "signed with another key"),
+        (changed_on_the_way, "its signature is wrong"),
+    ],
+    ids=["not at all", "another secret", "another key", "and not changed"],
+)
+def test_an_answer_is_signed_as_its_question_was(
+    sign: Callable[[dns.message.Message], bytes], reason: str
+) -> None:
+    """Where it isn't, nothing that it says is believed."""
+
+    def answer(_: Responder, question: dns.message.Message) -> list[bytes]:
+        return [sign(reply_to(question, serial=0x04030201))]
+
+    with Responder(answer, KEY) as responder:
+        assert ask(responder.nameserver, [ZONE], 2, key=KEY) == {ZONE: NoSerial(reason)}
+        assert exchange(responder.nameserver, [notify(ZONE, KEY)], 2) == [NoReply(reason)]
+
+
+def in_capitals(_: dns.message.Message, reply: dns.message.Message) -> bytes:
+    """As from one that keeps no case, and has a SOA of its own spelling."""
+    wire = reply.to_wire()
+    return wire[:12] + wire[12:].replace(b"example", b"EXAMPLE")
+
+
+def uncompressed(question: dns.message.Message, reply: dns.message.Message) -> bytes:
+    """Every name is spelt out."""
+    (rrset,) = reply.answer
+    rdata = rrset[0].to_wire()
+    head = rrset.name.to_wire() + struct.pack("!HHIH", rrset.rdtype, 1, 60, len(rdata))
+    return reply.to_wire()[: len(question.to_wire())] + head + rdata
+
+
+def after_another_record(_: dns.message.Message, reply: dns.message.Message) -> bytes:
+    (soa,) = reply.answer
+    reply.answer = [dns.rrset.from_text(soa.name, 60, "IN", "TXT", "first"), soa]
+    return reply.to_wire()
+
+
+def with_more_sections(_: dns.message.Message, reply: dns.message.Message) -> bytes:
+    name = reply.question[0].name
+    reply.authority = [dns.rrset.from_text(name, 60, "IN", "NS", "ns1.")]
+    reply.additional = [dns.rrset.from_text("ns1.", 60, "IN", "A", "192.0.2.1")]
+    return reply.to_wire()
+
+
+@pytest.mark.parametrize(
+    "spell", [in_capitals, uncompressed, after_another_record, with_more_sections]
+)
+def test_the_same_may_be_said_otherwise(
+    spell: Callable[[dns.message.Message, dns.message.Message], bytes],
+) -> None:
+    """All that DNS allows reads the same, though only the usual is read by ourselves."""
+    with Responder(lambda _, q: [spell(q, reply_to(q, 7))]) as responder:
+        answer = ask(responder.nameserver, [ZONE], 2)[ZONE]
+    assert isinstance(answer, Serial)
+    assert (answer.serial, answer.refresh, answer.expire) == (7, 3600, 864000)
+    text = f"ns1.{ZONE}. owner.{ZONE}. 7 3600 600 864000 60"
+    assert from_wire(answer.rdata) == dns.rdata.from_text("IN", "SOA", text)
+
+
+def cut(wire: bytes, by: int) -> bytes:
+    """The only record's data is so many bytes shorter, and that is what its length says."""
+    at = wire.rindex(b"\x00\x06\x00\x01") + 8
+    size = int.from_bytes(wire[at : at + 2])
+    return wire[:at] + (size - by).to_bytes(2) + wire[at + 2 : len(wire) - by]
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda wire: wire[:-4],
+        lambda wire: cut(wire, 4),
+        lambda wire: cut(wire + bytes(4), -4),
+        lambda wire: wire.replace(b"\x03ns1\xc0\x0c", b"\x03ns1\xc0\xff"),
+        lambda wire: wire[:6] + b"\x00\x02" + wire[8:],
+    ],
+    ids=["cut off", "data too short", "data too long", "a name from nowhere", "a record missing"],
+)
+def test_half_an_answer_is_none(spoil: Callable[[bytes], bytes]) -> None:
+    """What can't be read says nothing, not even the half that can."""
+    with Responder(lambda _, q: [spoil(reply_to(q).to_wire())]) as responder:
+        assert ask(responder.nameserver, [ZONE], 2) == {ZONE: NoSerial("malformed")}
+
+
+def test_an_error_may_come_without_the_question() -> None:
+    """Some nameservers refuse so."""
+
+    def refuse(_: Responder, question: dns.message.Message) -> list[bytes]:
+        flags = dns.flags.QR | question.flags | dns.rcode.REFUSED  # the flags hold the opcode
+        return [struct.pack("!HHHHHH", question.id, flags, 0, 0, 0, 0)]
+
+    with Responder(refuse) as responder:
+        assert ask(responder.nameserver, [ZONE], 2) == {ZONE: NoSerial("REFUSED")}
+        assert exchange(responder.nameserver, [notify(ZONE, None)], 2) == [dns.rcode.REFUSED]
+
+
+def test_ids_are_hard_to_guess() -> None:
+    """Who can't see a question can't answer it: no two ids are the same, nor do they go up."""
+    with Responder(changed()) as responder:
+        ask(responder.nameserver, [f"zone{n}.example" for n in range(300)], 5)
+    ids = [question.id for question in responder.asked]
+    assert len(set(ids)) == len(ids) == 300
+    assert max(ids) - min(ids) > 2**15
+    assert ids != sorted(ids)
 
 
 def test_messages_with_the_same_id_are_not_mixed_up() -> None:
@@ -331,8 +572,14 @@ def test_every_address_of_the_pointer_is_told(
     with Responder(lambda _, question: [answer_to(question, *addresses).to_wire()]) as responder:
         pointers = {ZONE: pointer("www.example.net.", rtype)}
         answers = ask_all({"ns1": responder.nameserver}, [ZONE, "example.com"], pointers, 2)["ns1"]
-    assert answers.addresses == {ZONE: set(map(ip_address, addresses))}
+        alone = soa.addresses(responder.nameserver, pointers, 2)
+    assert answers.addresses == alone == {ZONE: set(map(ip_address, addresses))}
     assert answers.serials.keys() == {ZONE, "example.com"}
+
+
+def text(name: dns.name.Name) -> dns.rrset.RRset:
+    """A record whose data is as long as an address."""
+    return dns.rrset.from_text(name, 60, "IN", "TXT", "abc")
 
 
 @pytest.mark.parametrize(
@@ -341,8 +588,9 @@ def test_every_address_of_the_pointer_is_told(
         lambda reply: setattr(reply, "flags", reply.flags & ~dns.flags.AA),
         lambda reply: reply.set_rcode(dns.rcode.SERVFAIL),
         lambda reply: setattr(reply.answer[0], "name", dns.name.from_text("other.example.org")),
+        lambda reply: setattr(reply, "answer", [text(reply.question[0].name)]),
     ],
-    ids=["not AA", "SERVFAIL", "another name's"],
+    ids=["not AA", "SERVFAIL", "another name's", "another type's"],
 )
 def test_an_address_without_authority_is_absent(
     spoil: Callable[[dns.message.Message], None],
@@ -398,23 +646,42 @@ def test_soas_do_not_wait_for_addresses() -> None:
 
 
 @contextlib.contextmanager
-def over_tcp(port: int, answer: Callable[[bytes], bytes]) -> Iterator[None]:
-    """Answer each question that comes over TCP on the port."""
+def serving(port: int, serve: Callable[[socket.socket], None]) -> Iterator[None]:
+    """Have the port served over TCP, for as long as it is open."""
 
-    def serve() -> None:
+    def until_closed() -> None:
         with contextlib.suppress(OSError):
-            while True:
-                connection, _ = listening.accept()
-                with connection:
-                    size = int.from_bytes(connection.recv(2))
-                    connection.sendall(answer(connection.recv(size)))
+            serve(listening)
 
-    with socket.create_server(("127.0.0.1", port)) as listening:
-        thread = threading.Thread(target=serve)
+    with socket.create_server(("127.0.0.1", port), backlog=100) as listening:
+        thread = threading.Thread(target=until_closed)
         thread.start()
         yield
         listening.shutdown(socket.SHUT_RDWR)
         thread.join()
+
+
+def answer_over(connection: socket.socket, answer: Callable[[bytes], bytes]) -> None:
+    with connection:
+        size = int.from_bytes(connection.recv(2))
+        connection.sendall(answer(connection.recv(size)))
+
+
+def over_tcp(
+    port: int, answer: Callable[[bytes], bytes]
+) -> contextlib.AbstractContextManager[None]:
+    """Answer each question that comes over TCP on the port."""
+
+    def serve(listening: socket.socket) -> None:
+        while True:
+            answer_over(listening.accept()[0], answer)
+
+    return serving(port, serve)
+
+
+def whole(wire: bytes) -> bytes:
+    """The answer, which no length and no rate limits over TCP."""
+    return reply_to(dns.message.from_wire(wire), 2026010155).to_wire(prepend_length=True)
 
 
 def truncated(_: Responder, question: dns.message.Message) -> list[bytes]:
@@ -426,10 +693,6 @@ def truncated(_: Responder, question: dns.message.Message) -> list[bytes]:
 
 def test_a_truncated_answer_is_asked_for_again_over_tcp() -> None:
     """There it has no limit, and rate limits do not apply."""
-
-    def whole(wire: bytes) -> bytes:
-        return reply_to(dns.message.from_wire(wire), 2026010155).to_wire(prepend_length=True)
-
     with Responder(truncated) as responder, over_tcp(responder.nameserver.port, whole):
         answers = ask(responder.nameserver, [f"zone{n}.example" for n in range(20)], 3)
     serials = [answer.serial for answer in answers.values() if isinstance(answer, Serial)]
@@ -449,6 +712,65 @@ def test_no_answer_over_tcp_either(answer: Callable[[bytes], bytes], reason: str
     """It ends there, with its reason."""
     with Responder(truncated) as responder, over_tcp(responder.nameserver.port, answer):
         assert ask(responder.nameserver, [ZONE], 3) == {ZONE: NoSerial(reason)}
+
+
+def test_few_connections_are_open_at_once() -> None:
+    """A nameserver that bids us to go slow gets no burst of connections instead."""
+    at_once = []
+
+    def serve(listening: socket.socket) -> None:
+        while True:
+            waiting = [listening.accept()[0]]
+            while select.select([listening], [], [], 0.1)[0]:
+                waiting.append(listening.accept()[0])
+            at_once.append(len(waiting))
+            for connection in waiting:
+                answer_over(connection, whole)
+
+    zones = [f"zone{n}.example" for n in range(50)]
+    with Responder(truncated) as responder, serving(responder.nameserver.port, serve):
+        answers = ask(responder.nameserver, zones, 5)
+    assert {type(answer) for answer in answers.values()} == {Serial}
+    assert max(at_once) == 10
+
+
+def test_connections_that_hang_hold_up_the_others_for_a_while() -> None:
+    """The first ten get no answer, are given up, and all others get theirs.
+
+    That the nameserver lives is told by a zone that it answers at the third try, over UDP.
+    """
+
+    def serve(listening: socket.socket) -> None:
+        with contextlib.ExitStack() as hanging:
+            for _ in range(10):
+                hanging.enter_context(listening.accept()[0])
+            while True:
+                answer_over(listening.accept()[0], whole)
+
+    def answer(responder: Responder, question: dns.message.Message) -> list[bytes]:
+        if question.question[0].name.to_text() != f"{ZONE}.":
+            return truncated(responder, question)
+        times = sum(asked.question == question.question for asked in responder.asked)
+        return [reply_to(question).to_wire()] if times == 3 else []
+
+    zones = [f"zone{n}.example" for n in range(20)]
+    with Responder(answer) as responder, serving(responder.nameserver.port, serve):
+        answers = ask(responder.nameserver, [*zones, ZONE], 1.2)
+    assert isinstance(answers[ZONE], Serial)
+    assert Counter(map(type, answers.values())) == {Serial: 11, NoSerial: 10}
+    assert NoSerial("timeout") in answers.values()
+
+
+def test_a_nameserver_that_is_silent_over_tcp_costs_its_patience_once() -> None:
+    """Whatever the number of questions that wait for it."""
+    zones = [f"zone{n}.example" for n in range(50)]
+    with (
+        Responder(truncated) as responder,
+        socket.create_server(("127.0.0.1", responder.nameserver.port)),
+    ):
+        started = time.monotonic()
+        assert ask(responder.nameserver, zones, 0.6) == dict.fromkeys(zones, NoSerial("timeout"))
+        assert 0.6 <= time.monotonic() - started < 0.6 + SLACK
 
 
 def test_tcp_is_closed_where_udp_is_open() -> None:

@@ -390,7 +390,7 @@ def state_file_of_another(stack: Stack) -> AbstractContextManager[object]:
 STATE_FAULTS: Mapping[str, tuple[Fault, str, bool]] = {
     "full": (state_full, r"state/\w+\.json: can't be written: No space left on device", False),
     "read-only": (state_read_only, r"state/lock: can't be opened: Read-only file system", True),
-    "of another user": (state_of_another, r"state/lock: can't be opened: Permission denied", True),
+    "of another user": (state_of_another, r"state: can't be used: Permission denied", True),
     "file of another user": (
         state_file_of_another, r"state/meant\.json: can't be read: Permission denied", True,
     ),
@@ -530,6 +530,21 @@ def test_an_accepted_source_that_is_damaged_holds_up_no_other(
     )
     assert not program.run("request", Forced(("example.org",))).failed
     program.serves_org((TODAY + 1, program.stack.backup))
+
+
+def test_what_can_not_be_cleared_up_in_the_state_folder(program: Program) -> None:
+    """It is said, and healed when it is out of the way."""
+    in_the_way = state(program.stack) / ".meant.json.tmp"
+    in_the_way.mkdir()
+    again = unchecked(program.stack)
+    again.down["main"] = True
+    for trigger in ("start", "timer"):
+        with pytest.raises(StateError, match="state: can't be cleared up: Is a directory"):
+            again.run(trigger)
+    assert again.metric("converge_failures_total", step="state") == 2
+    in_the_way.rmdir()
+    assert not again.run("timer").failed
+    again.serves(dict.fromkeys(ZONES, (TODAY + 1, program.stack.backup)))
 
 
 def test_a_decision_whose_serials_cant_be_recorded(program: Program) -> None:
@@ -712,7 +727,7 @@ def test_a_published_file_that_a_person_edited_and_had_loaded(
     control = program.config.primary.control
     run(*control, "reload")
     program.serves_org((serial, theirs))
-    program.run("webhook")
+    program.run("request")
     program.serves_org((then, ours))
     assert recorded(program.stack)["example.org"] == then
 
@@ -878,6 +893,36 @@ def test_a_zone_that_was_refused_from_its_first_day() -> None:
         assert not left_over(stack)
 
 
+def test_a_zone_that_is_refused_whatever_its_content(program: Program) -> None:
+    """The name server can't read its file any more: no serials are used up over that."""
+    ns1 = program.stack.parts["ns1"]
+    ns1.stop()
+    ns1.argv = (*ORDINARY, *ns1.argv)
+    ns1.start()
+    path = program.stack.layout.published / "example.org"
+    reload = " ".join(program.config.primary.control)
+    script = program.stack.layout.folder / "control"
+    write_script(
+        script, f'chmod 000 {path}; exec {find("nsd-control")} {reload.partition(" ")[2]} "$@"'
+    )
+    primary = program.config.primary.model_copy(update={"control": (str(script),)})
+    again = Program(program.stack, primary=primary)
+    again.down["main"] = True
+    its = again.run("webhook").zones["example.org"]
+    assert its.failed == "verify"
+    assert "ns1 answers SERVFAIL" in its.reason
+    assert program.stack.address_of("ns1", "example.net") == program.stack.backup
+    used = recorded(program.stack)["example.org"]
+    for trigger in ("timer", "webhook", "timer"):
+        assert again.run(trigger).zones["example.org"].failed == "verify"
+    assert recorded(program.stack)["example.org"] == used
+    path.chmod(0o644)
+    write_script(script, f'exec {find("nsd-control")} {reload.partition(" ")[2]} "$@"')
+    assert not again.run("request", Forced(("example.org",))).failed
+    program.serves_org((used + 1, program.stack.backup))
+    assert not left_over(program.stack)
+
+
 def test_a_refused_zone_over_http(daemon: Stack) -> None:
     """503, the reason logged once; the source put right, the next word is 200."""
     keep_sources(daemon)
@@ -949,11 +994,17 @@ def source_of(stack: Stack, zone: str) -> Any:
     return ask(stack, "GET", "/status").json()["zones"][zone]["source"]
 
 
+# What becomes of a source, and the line that is named then.
 BREAKS: Mapping[str, Callable[[str], tuple[str, int]]] = {
-    "half-saved": lambda text: (text[: text.index("60 )")], text[: text.index("60 )")].count("\n")),
+    "half-saved": lambda text: (text[: text.index("60 )")], line_of(text, "SOA")),
     "mistyped": lambda text: (text + "more A 192.0.2.300\n", text.count("\n") + 1),
     "mistyped marker": lambda text: (text + "more A @ip@\n", text.count("\n") + 1),
 }
+
+
+def line_of(text: str, word: str) -> int:
+    """The number of the first line with this word."""
+    return text[: text.index(word)].count("\n") + 1
 
 
 @pytest.mark.parametrize("how", BREAKS)
@@ -1032,9 +1083,9 @@ def test_a_new_source(daemon: Stack) -> None:
     """It waits for a person's word, and is shown meanwhile."""
     keep_sources(daemon)
     text = (daemon.layout.sources / "example.org.base").read_text()
-    (daemon.layout.sources / "new.example.base").write_text(text)
-    assert source_metrics(daemon, "new.example") == (1, 1)
-    its = source_of(daemon, "new.example")
+    (daemon.layout.sources / "newer.example.base").write_text(text)
+    assert source_metrics(daemon, "newer.example") == (1, 1)
+    its = source_of(daemon, "newer.example")
     assert (its["state"], its["why"]) == ("pending", "new")
     ticks(daemon)
-    assert daemon.published("new.example") is None
+    assert daemon.published("newer.example") is None

@@ -294,13 +294,13 @@ class _Run:
         publisher.publish(templates, seen, self._moved)
 
         def served(zones: Mapping[str, soa.Serial]) -> None:
+            publisher.served(zones)
             self._around.served({name: publisher.wanted(name, its) for name, its in zones.items()})
             written = [name for name in zones if self.tally.zones[name].written]
             if len(written) > LINES:
                 log.info("primary serves", extra={"zones": len(written)})
             for name in written if len(written) <= LINES else ():
                 log.info("primary serves", extra={"zone": name, "serial": zones[name].serial})
-            publisher.served(zones)
 
         primary.see_served(
             {

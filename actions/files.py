@@ -6,10 +6,16 @@ is left to the callers, who hold the lock.
 """
 
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
+from contextlib import ExitStack, suppress
+from itertools import islice
 from pathlib import Path
+from typing import BinaryIO
 
 _ONE_SECOND_NS = 1_000_000_000
+
+# So many files are open at once; a process may have 1024.
+_TOGETHER = 200
 
 # Fixed names, so that what a crash leaves behind goes with the next run.
 _TEMPORARY, _LAST = ".tmp", ".last"
@@ -17,21 +23,72 @@ _TEMPORARY, _LAST = ".tmp", ".last"
 
 def put(path: Path, content: bytes, *, mode: int = 0o644) -> None:
     """Replace `path` with `content`, durably once `sync_folder` has run too; may raise OSError."""
+    for error in put_all(path.parent, {path.name: content}.items(), mode=mode).values():
+        raise error
+
+
+def put_all(
+    folder: Path,
+    contents: Iterable[tuple[str, bytes]],
+    *,
+    keep: Collection[str] = (),
+    mode: int = 0o644,
+) -> dict[str, OSError]:
+    """Replace files in `folder`, durably once `sync_folder` has run too; which could not be.
+
+    Some are written, then synced, then renamed together: the first one's fsync brings the others
+    to the disk too, mostly. Of those named in `keep`, what stood there is kept until `drop`.
+    """
+    failed, remaining = dict[str, OSError](), iter(contents)
+    while some := list(islice(remaining, _TOGETHER)):
+        with ExitStack() as opened:
+            written = {}
+            for name, content in some:
+                try:
+                    written[name] = opened.enter_context(_written(folder / name, content, mode))
+                except OSError as error:
+                    failed[name] = error
+            for name, file in written.items():
+                try:
+                    os.fsync(file.fileno())
+                    if name in keep:
+                        _keep(folder / name)
+                    os.replace(file.name, folder / name)  # noqa: PTH105  thousands: plainly
+                except OSError as error:
+                    Path(file.name).unlink(missing_ok=True)
+                    failed[name] = error
+    return failed
+
+
+def _written(path: Path, content: bytes, mode: int) -> BinaryIO:
+    """Write a temporary file beside `path`; it is left open."""
     temporary = _beside(path, _TEMPORARY)
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
-    descriptor = os.open(temporary, flags, mode)
+    file = open(  # noqa: SIM115  the caller closes it; a link is nothing of ours
+        temporary, "wb", opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW, mode)
+    )
     try:
-        with os.fdopen(descriptor, "wb") as file:
-            # Whatever the umask: another user's name server reads it.
-            os.fchmod(file.fileno(), mode)
-            file.write(content)
-            file.flush()
-            _freshen(file.fileno(), path)
-            os.fsync(file.fileno())
-        os.replace(temporary, path)  # noqa: PTH105  there are thousands: as plain as it gets
+        # Whatever the umask: another user's name server reads it.
+        os.fchmod(file.fileno(), mode)
+        file.write(content)
+        file.flush()
+        _freshen(file.fileno(), path)
     except OSError:
+        with suppress(OSError):  # what is not flushed is written in vain once more
+            file.close()
         Path(temporary).unlink(missing_ok=True)
         raise
+    return file
+
+
+def _keep(path: Path) -> None:
+    """Keep what stands at `path` beside it, until `drop`, where that can be done."""
+    last = _beside(path, _LAST)
+    with suppress(OSError):  # to have what comes is worth more than to have a way back
+        try:
+            os.link(path, last)
+        except FileExistsError:
+            Path(last).unlink()
+            os.link(path, last)
 
 
 def sync_folder(folder: Path) -> None:
@@ -41,16 +98,6 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def keep(path: Path) -> None:
-    """Keep what stands at `path` beside it, until `drop`; may raise OSError."""
-    last = _beside(path, _LAST)
-    try:
-        os.link(path, last)
-    except FileExistsError:
-        Path(last).unlink()
-        os.link(path, last)
 
 
 def kept(path: Path) -> bytes | None:

@@ -22,7 +22,7 @@ _VERIFY_SECONDS = 4.0
 _ASK_EVERY_SECONDS = 0.01
 # Name servers lose reloads: ask for it again when the serial does not come.
 _RELOAD_AGAIN_SECONDS = 0.25
-# What a zone adds to either where there are thousands.
+# What a zone adds to either, where there are thousands.
 _A_ZONES_SECONDS = 0.0002
 # So many are asked for until the first of them is there.
 _SOME = 20
@@ -77,7 +77,10 @@ class Primary:
                 some = {name: wanted[name] for name in islice(late, _SOME)}
                 if not reload and len(self._late(some, self.ask(some), _nobody)) == len(some):
                     continue
+                before = len(late)
                 late = self._late({n: wanted[n] for n in late}, self.ask(late), served)
+                if len(late) < before:
+                    began = time.monotonic()  # as long as zones come, the others may come too
                 if time.monotonic() - began < _REFUSED_SECONDS:
                     continue
                 for name in [n for n, its in late.items() if its == _REFUSES and n not in tried]:

@@ -252,32 +252,27 @@ class Publisher:
 
     def _write(self, due: Mapping[str, "_Due"], primary: Mapping[str, int]) -> set[str]:
         """Write zones with their serials; those whose serial was not used."""
-        unused, values = set[str](), self._values[self._serving]
+        folder, values = self._config.zones.published, self._values[self._serving]
+        # What the primary serves is kept, should it refuse what comes.
+        good = {n for n, its in due.items() if its.published and primary.get(n) == its.published}
+        failed = files.put_all(
+            folder,
+            ((name, self._templates[name].render(values, its.serial)) for name, its in due.items()),
+            keep=good,
+        )
+        self._kept |= good
         for name, its in due.items():
-            path = self._path(name)
-            try:
-                if its.published is not None and primary.get(name) == its.published:
-                    self._keep(name, path)
-                files.put(path, self._templates[name].render(values, its.serial))
-            except OSError as error:
-                self._tally.fail(name, "write", f"{path}: {error.strerror}")
-                unused.add(name)
+            if error := failed.get(name):
+                self._tally.fail(name, "write", f"{folder / name}: {error.strerror}")
             else:
                 self._tally.put(name, its.serial, written=True)
-        self._tell({name: its.serial for name, its in due.items() if name not in unused})
-        folder = self._config.zones.published
+        self._tell({name: its.serial for name, its in due.items() if name not in failed})
         try:
             files.sync_folder(folder)
         except OSError as error:
             for name in due:
                 self._tally.fail(name, "write", f"{folder}: can't be synced: {error.strerror}")
-        return unused
-
-    def _keep(self, name: str, path: Path) -> None:
-        """Keep what the primary serves, should it refuse what comes."""
-        with contextlib.suppress(OSError):  # a switch is worth more than the way back
-            files.keep(path)
-            self._kept.add(name)
+        return set(failed)
 
     def _tell(self, written: Mapping[str, int]) -> None:
         if len(written) > LINES:

@@ -52,3 +52,39 @@ def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
     with pytest.raises(IsADirectoryError):
         files.put(tmp_path / "zone", b"new")
     assert [p.name for p in tmp_path.iterdir()] == ["zone"]
+
+
+def test_many_files_hold_up_no_other(tmp_path: Path) -> None:
+    """More than are open at once; one that can't be replaced is named, the others are there."""
+    names = [f"z{number}" for number in range(450)]
+    for name in names[:300]:
+        (tmp_path / name).write_bytes(b"old")
+    (tmp_path / "z7").unlink()
+    (tmp_path / "z7").mkdir()
+    contents = [(name, name.encode()) for name in names]
+    failed = files.put_all(tmp_path, contents, keep={"z1", "z299"})
+    assert {name: type(error) for name, error in failed.items()} == {"z7": IsADirectoryError}
+    assert all((tmp_path / n).read_bytes() == n.encode() for n in names if n != "z7")
+    assert files.keeping(tmp_path) == {"z1", "z299"}
+    assert files.kept(tmp_path / "z299") == b"old"
+    for name in ("z1", "z299"):
+        files.drop(tmp_path / name)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names)
+
+
+def test_the_last_kept_is_the_last_that_stood_there(tmp_path: Path) -> None:
+    """One that a killed run kept gives way."""
+    for content in (b"one", b"two", b"three"):
+        files.put_all(tmp_path, [("zone", content)], keep={"zone"})
+    assert files.kept(tmp_path / "zone") == b"two"
+    assert files.kept(tmp_path / "other") is None
+
+
+def test_what_is_left_of_writing_is_swept_away(tmp_path: Path) -> None:
+    """Only what is ours: other files of the owner stay."""
+    for name in (".zone.tmp", ".other.tmp", "notes.tmp", ".zone.last"):
+        (tmp_path / name).touch()
+    files.sweep(tmp_path, {"zone"})
+    assert {path.name for path in tmp_path.iterdir()} == {".other.tmp", "notes.tmp", ".zone.last"}
+    files.sweep(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"notes.tmp", ".zone.last"}

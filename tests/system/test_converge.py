@@ -1,5 +1,6 @@
 """Converging, against a real NSD as the primary; what the witness says is the test's choice."""
 
+import os
 import shutil
 import stat
 import time
@@ -799,8 +800,10 @@ class _KilledError(BaseException):
 CRASHES = {
     "before it is put down": (State, "put_down", 0),
     "before the serials are recorded": (State, "record", 0),
-    "before the first zone": (files, "put", 2),
-    "between two zones": (files, "put", 3),
+    "before the first zone": (files, "_written", 2),
+    "between two zones": (files, "_written", 3),
+    "before the first zone is in place": (os, "replace", 2),
+    "between two zones in place": (os, "replace", 3),
     "before the folder is synced": (files, "sync_folder", 2),
     "before the reload": (nameserver, "reload", 0),
 }

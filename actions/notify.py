@@ -11,8 +11,9 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice, zip_longest
 from pathlib import Path
 
 import dns.flags
@@ -41,7 +42,9 @@ _SERIALS_SECONDS = 0.3
 _ASK_FIRST_SECONDS = 0.02
 _ASK_AT_MOST_SECONDS = 5.0
 # NSD answers no more than 200 questions a second; where more zones lag, all goes slower.
-_ASK_AT_ONCE = 200
+_LAGGING_AT_FULL_PACE = 200
+# So many are asked for and notified before what is newer, or the end, is seen to: in a second.
+_AT_ONCE = 1000
 
 # NOTIFY again what lags, more and more seldom; a restarted secondary falls behind by itself, so
 # that one that has everything is asked again every minute too.
@@ -50,8 +53,6 @@ _NOTIFY_AT_MOST_SECONDS = 60.0
 _LOOK_AGAIN_SECONDS = 60.0
 # Nothing tells whether one that takes NOTIFYs and gives no SOA has done what it was told.
 _NOTIFY_UNSEEN_SECONDS = 3600.0
-# So many go out before it is seen whether something newer is wanted: half a second's work.
-_NOTIFY_AT_ONCE = 1000
 
 # Far longer than any transfer takes: what lags then won't be cured by one more NOTIFY.
 _STUCK_SECONDS = 600.0
@@ -177,7 +178,7 @@ class Follower:
             for zone, its in wanted.items():
                 before = self._zones.get(zone)
                 if before is None or before.wanted != its:
-                    self._zones[zone] = _fresh(its, self._answered.get(zone), before, now)
+                    self._zones[zone] = _fresh(its, self._answered.get(zone), now)
                     self._fresh = True
             self._news.notify_all()
 
@@ -245,22 +246,26 @@ class Follower:
 
     def _follow(self) -> None:
         while not self._stopping:
-            due = self._take()
-            self._ask(due)
-            self._notify(due)
-            self._rest(self._plan(due))
+            asked = self._ask(self._take())
+            self._notify(asked)
+            self._rest(self._plan(asked))
 
     def _take(self) -> dict[str, Wanted]:
-        """What to ask for now: of every zone once a minute, of those that lag far more often."""
+        """What to ask for now: every zone once a minute, those that lag far more often."""
         with self._news:
             self._fresh = False
             now = time.monotonic()
-            return {zone: its.wanted for zone, its in self._zones.items() if its.ask_at <= now}
+            due = [(its.ask_at, zone) for zone, its in self._zones.items() if its.ask_at <= now]
+            return {zone: self._zones[zone].wanted for _, zone in sorted(due)}
 
-    def _ask(self, due: Mapping[str, Wanted]) -> None:
-        if not due:
-            return
-        answers = soa.ask(self._secondary, list(due), _ANSWER_SECONDS, key=self._key)
+    def _ask(self, due: Mapping[str, Wanted]) -> Mapping[str, Wanted]:
+        """Ask for the first of them; gives those of which is known now how they stand."""
+        first = dict(islice(due.items(), _AT_ONCE))
+        answers = soa.ask(self._secondary, list(first), _ANSWER_SECONDS, key=self._key)
+        if all(its == _NO_ANSWER for its in answers.values()):
+            answers = dict.fromkeys(due, _NO_ANSWER)  # nor would it answer for the others
+        else:
+            due = first
         stand = {zone: standing(answers[zone], its.soa.serial) for zone, its in due.items()}
         pointers = {
             zone: its.pointer
@@ -274,6 +279,7 @@ class Follower:
         with self._news:
             self._heard(due, stand)
             self._news.notify_all()
+        return due
 
     def _heard(self, due: Mapping[str, Wanted], stand: Mapping[str, Serves | Behind]) -> None:
         now = time.monotonic()
@@ -311,35 +317,42 @@ class Follower:
                 },
             )
 
-    def _notify(self, due: Mapping[str, Wanted]) -> None:
+    def _notify(self, asked: Mapping[str, Wanted]) -> None:
         with self._news:
             now = time.monotonic()
             lagging = {
                 zone: wanted
-                for zone, wanted in due.items()
+                for zone, wanted in asked.items()
                 if (its := self._current(zone, wanted)) and its.lags() and its.notify_at <= now
             }
-        for zones in _portions(list(lagging), _NOTIFY_AT_ONCE):
+        left = list(lagging)
+        while left:
+            zones, left = left[:_AT_ONCE], left[_AT_ONCE:]
             messages = [message(zone, lagging[zone].soa.rdata, self._key) for zone in zones]
             # One try for each message: a signed one has to be fresh, so the next is a new one.
             replies = soa.exchange(self._secondary, messages, _ANSWER_SECONDS, tries=1)
+            if all(reply == _NO_REPLY for reply in replies):
+                zones, left = [*zones, *left], []  # nor would it take the others
             with self._news:
-                self._replied(lagging, dict(zip(zones, replies, strict=True)))
+                self._replied(lagging, zones, replies)
                 self._news.notify_all()
                 if self._fresh or self._stopping:
                     return  # what is left is still due
 
-    def _replied(self, lagging: Mapping[str, Wanted], replies: Mapping[str, "_Reply"]) -> None:
+    def _replied(
+        self, lagging: Mapping[str, Wanted], zones: Sequence[str], replies: Sequence["_Reply"]
+    ) -> None:
+        """Take in the replies of the first zones; that of the last holds for those without."""
         now = time.monotonic()
-        for zone, reply in replies.items():
+        for zone, reply in zip_longest(zones, replies, fillvalue=replies[-1]):
             if its := self._current(zone, lagging[zone]):
                 its.take(reply, now)
-        refusals = Counter(why for reply in replies.values() if (why := _refusal(reply)))
+        refusals = Counter(why for reply in replies if (why := _refusal(reply)))
         self._observer.notified(self.name, len(replies))
         self._observer.notify_failed(self.name, refusals.total())
-        for why, zones in refusals.items():
+        for why, number in refusals.items():
             if why not in self._complaints:
-                told = {"nameserver": self.name, "zones": zones, "reason": why}
+                told = {"nameserver": self.name, "zones": number, "reason": why}
                 log.warning("notify failed", extra=told)
         lasting = {why for its in self._zones.values() if (why := _refusal(its.reply))}
         self._complaints = lasting | refusals.keys()
@@ -351,7 +364,7 @@ class Follower:
             lagging = sum(isinstance(its.stands, Behind) for its in self._zones.values())
             for zone, wanted in asked.items():
                 if its := self._current(zone, wanted):
-                    its.plan(now, slower=max(1.0, lagging / _ASK_AT_ONCE))
+                    its.plan(now, slower=max(1.0, lagging / _LAGGING_AT_FULL_PACE))
             asked_next = (its.ask_at for its in self._zones.values())
             return min(asked_next, default=now + _LOOK_AGAIN_SECONDS) - now
 
@@ -379,6 +392,7 @@ _OLDER = "serves an older serial"
 _ELSEWHERE = "serves other addresses at this serial"
 
 _Reply = dns.rcode.Rcode | soa.NoReply
+_NO_ANSWER, _NO_REPLY = soa.NoSerial("timeout"), soa.NoReply("timeout")
 
 
 @dataclass(slots=True)
@@ -424,6 +438,9 @@ class _Zone:
 
     def hear(self, stands: Serves | Behind, now: float) -> None:
         """Take in what it answered."""
+        if isinstance(stands, Behind) and stands.serial == self.wanted.soa.serial:
+            # A name server that loads a zone answers from the old one too, for a moment.
+            stands = replace(stands, coming=self.stands.serial != stands.serial)
         if isinstance(stands, Serves) or _is_back(self.stands, stands):
             self.ask_after = _ASK_FIRST_SECONDS
             self.notify_at, self.notify_after = now, _NOTIFY_FIRST_SECONDS
@@ -450,18 +467,15 @@ class _Zone:
             self.ask_after = min(self.ask_after * 1.5, _ASK_AT_MOST_SECONDS)
 
 
-def _fresh(wanted: Wanted, answered: int | None, before: _Zone | None, now: float) -> _Zone:
-    # That it refused the last NOTIFY holds until it takes one; that it took one says nothing here.
-    reply = before.reply if before and before.reply != dns.rcode.NOERROR else None
+def _fresh(wanted: Wanted, answered: int | None, now: float) -> _Zone:
     return _Zone(
         wanted,
         stands=Behind(answered, "not asked yet", coming=True),
         since=now,
-        ask_at=now,
+        ask_at=0.0,  # before all others
         ask_after=_ASK_FIRST_SECONDS,
         notify_at=now,
         notify_after=_NOTIFY_FIRST_SECONDS,
-        reply=reply,
     )
 
 
@@ -510,8 +524,3 @@ def _refusal(reply: _Reply | None) -> str | None:
     if isinstance(reply, soa.NoReply):
         return reply.reason
     return None if reply in (None, dns.rcode.NOERROR) else dns.rcode.to_text(reply)
-
-
-def _portions(zones: Sequence[str], size: int) -> Iterator[Sequence[str]]:
-    for start in range(0, len(zones), size):
-        yield zones[start : start + size]

@@ -59,11 +59,13 @@ class FakeSecondary:
 
     def __init__(self) -> None:
         self.serials: dict[str, int] = defaultdict(lambda: 1)
-        self.addresses = [MAIN]  # of any www
+        self.addresses = [MAIN]
+        self.on_address: Callable[[], list[str]] = lambda: self.addresses  # of any www
         self.asked: list[dns.message.Message] = []
         self.notified: list[dns.message.Message] = []
         self.on_notify: Reply = self.transfer
         self.silent = False
+        self.hidden: set[str] = set()  # zones that it says nothing of
         # Of what it says of a zone, and of addresses; None: nothing.
         self.rcode: dns.rcode.Rcode | None = dns.rcode.NOERROR
         self.address_rcode: dns.rcode.Rcode | None = dns.rcode.NOERROR
@@ -110,16 +112,24 @@ class FakeSecondary:
         else:
             self.asked.append(question)
             rcode = self.rcode if rtype == dns.rdatatype.SOA else self.address_rcode
+            if zone in self.hidden:
+                rcode = dns.rcode.REFUSED
             if rcode != dns.rcode.NOERROR:
                 pass
             elif rtype == dns.rdatatype.SOA:
                 reply.answer.append(dns.rrset.from_rdata(name, 60, soa(self.serials[zone])))
             else:
-                reply.answer.append(dns.rrset.from_text_list(name, 60, "IN", rtype, self.addresses))
+                reply.answer.append(
+                    dns.rrset.from_text_list(name, 60, "IN", rtype, self.on_address())
+                )
         if rcode is None:
             return None
         reply.set_rcode(rcode)
         return reply
+
+    def notified_zones(self) -> list[str]:
+        """Of which zones it was notified, in order."""
+        return [message.question[0].name.to_text(omit_final_dot=True) for message in self.notified]
 
     def names(self) -> list[str]:
         """What it was asked for, in order, and may forget."""
@@ -331,6 +341,17 @@ def test_other_addresses_at_the_right_serial_are_behind(
     secondary.addresses = [BACKUP]
     follower.want({ZONE: wanted(3, BACKUP)})
     assert follower.wait(within(5)) == {ZONE: Serves(3)}
+
+
+def test_other_addresses_for_a_moment_are_waited_for(
+    secondary: FakeSecondary, follower: Follower
+) -> None:
+    """NSD answers from the old zone for some milliseconds after it began to serve the new one."""
+    answers = iter([[MAIN], [BACKUP]])
+    secondary.on_address = lambda: next(answers, [BACKUP])
+    follower.want({ZONE: wanted(2, BACKUP)})
+    assert follower.wait(within(5)) == {ZONE: Serves(2)}
+    assert next(answers, None) is None
 
 
 def test_addresses_are_asked_for_when_the_serial_is_right(
@@ -616,6 +637,47 @@ def test_an_answer_to_an_older_question_says_nothing_of_what_is_wanted_now(
     assert len(secondary.notified) == 2
 
 
+def test_an_answer_of_before_is_no_arrival_of_what_is_wanted_now(
+    secondary: FakeSecondary, follower: Follower, told: Told
+) -> None:
+    """While the answers for one serial are on their way the next one is wanted."""
+
+    def late() -> list[str]:
+        if secondary.serials[ZONE] == 2:
+            follower.want({ZONE: wanted(3, MAIN)})
+        return [MAIN]
+
+    secondary.on_address = late
+    secondary.serials[ZONE] = 2
+    follower.want({ZONE: wanted(2, MAIN)})
+    until(lambda: follower.seen() == {ZONE: Serves(3)})
+    assert len(told.arrived) == 1
+
+
+def test_one_that_gives_no_soa_is_asked_seldom(
+    secondary: FakeSecondary, follower: Follower
+) -> None:
+    """It will not answer in a moment either."""
+    secondary.hidden, secondary.on_notify = {ZONE}, ignore
+    follower.want({ZONE: wanted(2), OTHER: wanted(2)})
+    until(lambda: "took the NOTIFY" in str(follower.seen()))
+    secondary.names()
+    until(lambda: len(secondary.asked) > 5)
+    assert set(secondary.names()) == {OTHER}
+
+
+def test_many_that_lag_are_asked_for_more_slowly(
+    secondary: FakeSecondary, follower: Follower, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After 20 and 30 ms; ten times as many as it may be, after 200 and 300."""
+    monkeypatch.setattr(notify, "_LAGGING_AT_FULL_PACE", 3)
+    secondary.on_notify = ignore
+    begun = time.monotonic()
+    follower.want({f"{number}.example": wanted(2) for number in range(30)})
+    until(lambda: len(secondary.asked) > 60)
+    assert time.monotonic() - begun >= 0.5
+
+
 def test_only_what_lags_is_asked_for_again(secondary: FakeSecondary, follower: Follower) -> None:
     """Of ten thousand zones one may lag; the others are looked at once a minute."""
     secondary.on_notify = lambda zone, serial: (
@@ -648,44 +710,81 @@ def test_many_zones_arrive_in_one_line(
         (line,) = lines
         assert (line["zones"], line["seconds"]) == (count, f"{max(told.arrived):.3f}")
     else:
-        assert [line["zone"] for line in lines] == zones
+        assert sorted(line["zone"] for line in lines) == sorted(zones)
         assert {line["serial"] for line in lines} == {2}
 
 
-def test_what_is_new_waits_for_few_notifies_only(
+def test_what_is_new_waits_for_few_others_only(
     secondary: FakeSecondary, follower: Follower, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Thousands go out in portions; those that were left are made up for, none is lost."""
-    monkeypatch.setattr(notify, "_NOTIFY_AT_ONCE", 5)
+    """Thousands may lag, or be looked at again: one portion of them goes before."""
+    monkeypatch.setattr(notify, "_AT_ONCE", 5)
+    monkeypatch.setattr(notify, "_ASK_FIRST_SECONDS", 0.0)
+    monkeypatch.setattr(notify, "_NOTIFY_FIRST_SECONDS", 0.0)
     zones = [f"{number}.example" for number in range(50)]
-
-    def late(zone: str, serial: int) -> dns.rcode.Rcode:
-        follower.want({ZONE: wanted(2)})
-        return secondary.transfer(zone, serial)
-
-    secondary.on_notify = late
+    secondary.on_notify = ignore
     follower.want({zone: wanted(2) for zone in zones})
-    until(lambda: set(follower.seen().values()) == {Serves(2)})
-    names = [
-        message.question[0].name.to_text(omit_final_dot=True) for message in secondary.notified
-    ]
-    assert ZONE in names[5:11]
-    assert sorted(names) == sorted([ZONE, *zones])
+    until(lambda: set(zones) <= set(secondary.notified_zones()))
+    asked, notified = len(secondary.asked), len(secondary.notified)
+    follower.want({ZONE: wanted(2)})
+    until(lambda: ZONE in secondary.notified_zones())
+    assert secondary.notified_zones()[notified:].index(ZONE) <= 10
+    assert secondary.names()[asked:].index(ZONE) <= 10
+    secondary.on_notify = secondary.transfer
+    follower.want({zone: wanted(3) for zone in zones})
+    until(lambda: set(follower.seen().values()) == {Serves(2), Serves(3)})
+
+
+@pytest.mark.parametrize("rcode", [dns.rcode.NOERROR, None])
+def test_no_zone_is_forgotten_among_many(
+    secondary: FakeSecondary,
+    follower: Follower,
+    told: Told,
+    monkeypatch: pytest.MonkeyPatch,
+    rcode: dns.rcode.Rcode | None,
+) -> None:
+    """Each portion is asked for and notified, also where no SOA is given."""
+    monkeypatch.setattr(notify, "_AT_ONCE", 5)
+    monkeypatch.setattr(notify, "_ANSWER_SECONDS", 0.2)
+    secondary.rcode = rcode
+    zones = [f"{number}.example" for number in range(13)]
+    follower.want({zone: wanted(2) for zone in zones})
+    seen = follower.wait(within(10))
+    took = Behind(None, "took the NOTIFY, gives no SOA: timeout")
+    assert seen == dict.fromkeys(zones, took if rcode is None else Serves(2))
+    assert sorted(secondary.notified_zones()) == sorted(zones)
+    assert told.notified == 13
+
+
+def test_one_that_is_dead_is_not_tried_with_each_of_many_zones(
+    secondary: FakeSecondary, follower: Follower, told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its silence is waited out once, be there ten thousand zones."""
+    monkeypatch.setattr(notify, "_AT_ONCE", 2)
+    monkeypatch.setattr(notify, "_ANSWER_SECONDS", 0.5)
+    secondary.silent = True
+    zones = [f"{number}.example" for number in range(100)]
+    follower.want({zone: wanted(2) for zone in zones})
+    begun = time.monotonic()
+    assert follower.wait(within(60)) == dict.fromkeys(zones, Behind(None, "timeout"))
+    assert time.monotonic() - begun < 15
+    assert (told.notified, told.failed) == (2, 2)
 
 
 def test_told_to_end_it_does_not_go_through_thousands_first(
     secondary: FakeSecondary, told: Told, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A program that is to end has seconds."""
-    monkeypatch.setattr(notify, "_NOTIFY_AT_ONCE", 5)
+    monkeypatch.setattr(notify, "_AT_ONCE", 5)
+    monkeypatch.setattr(notify, "_ANSWER_SECONDS", 0.2)
     follower = make_follower(secondary, told)
     follower.start()
 
-    def late(zone: str, serial: int) -> dns.rcode.Rcode:
+    def late(_zone: str, _serial: int) -> dns.rcode.Rcode:
         follower.end()
-        return secondary.transfer(zone, serial)
+        return dns.rcode.NOERROR
 
-    secondary.on_notify = late
+    secondary.on_notify, secondary.rcode = late, None
     follower.want({f"{number}.example": wanted(2) for number in range(50)})
     until(lambda: bool(secondary.notified))
     follower.stop()
@@ -723,7 +822,8 @@ def test_one_that_answers_and_stays_behind_is_stuck(
     until(lambda: follower.seen()[OTHER] == Serves(1))
     until(lambda: len(secondary.asked) > 6)
     assert not follower.stuck()
-    monkeypatch.setattr(notify, "_STUCK_SECONDS", 0.1)
+    monkeypatch.setattr(notify, "_ASK_AT_MOST_SECONDS", 0.02)
+    monkeypatch.setattr(notify, "_STUCK_SECONDS", 0.5)
     until(lambda: follower.stuck() == {ZONE})
     monkeypatch.setattr(notify, "_STUCK_SECONDS", 10.0)
     follower.want({ZONE: wanted(3, BACKUP)})

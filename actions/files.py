@@ -130,7 +130,9 @@ def _names(folder: Path, suffix: str) -> list[str]:
         return [
             entry.name[1 : -len(suffix)]
             for entry in entries
-            if entry.name.startswith(".") and entry.name.endswith(suffix)
+            if entry.name.startswith(".")
+            and entry.name.endswith(suffix)
+            and entry.is_file(follow_symlinks=False)  # else it is none of ours
         ]
 
 

@@ -102,6 +102,8 @@ class Publisher:
 
     def give_back(self, name: str) -> int | None:
         """Publish a refused zone's last good content anew; its serial, or None if there is none."""
+        if name in self._held:
+            return None  # that is what is refused: the cause is elsewhere
         try:
             last = files.kept(self._path(name)) if name in self._kept else None
             serial = self._next(name, [self._recorded.get(name), self._tally.zones[name].serial])

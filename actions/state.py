@@ -43,6 +43,8 @@ _HISTORY_LINES = 1000
 # An ended pin is kept for so long, should the clock have been wrong.
 _PIN_KEPT = timedelta(days=1)
 
+_RETIRED = ".retired"
+
 # What changes whenever a file is replaced, as one number: there are many of them.
 Mark = int
 
@@ -296,19 +298,12 @@ class State:
 
     def accepted(self) -> dict[str, Mark]:
         """Zone -> the mark of its source as last accepted: what was read at this mark holds."""
-        try:
-            with os.scandir(self._accepted) as entries:
-                return dict(
-                    sorted(
-                        (entry.name.removesuffix(zonefile.SUFFIX), mark(entry.stat()))
-                        for entry in entries
-                        if entry.name.endswith(zonefile.SUFFIX) and not entry.name.startswith(".")
-                    )
-                )
-        except FileNotFoundError:
-            return {}
-        except OSError as error:
-            raise StateError(self._accepted, f"can't be read: {error.strerror}") from error
+        return self._sources("", zonefile.SUFFIX)
+
+    def lost(self) -> set[str]:
+        """The zones that were published, and whose source is neither accepted nor retired."""
+        retired = self._sources(".", f"{zonefile.SUFFIX}{_RETIRED}").keys()
+        return self.serials().keys() - self._sources("", zonefile.SUFFIX).keys() - retired
 
     def source(self, zone: str) -> bytes:
         """A zone's source as last accepted."""
@@ -333,10 +328,23 @@ class State:
         """Put a source aside, as `.ZONE.base.retired`: its owner has taken it away."""
         path = self._source(zone)
         try:
-            path.replace(path.with_name(f".{path.name}.retired"))
+            path.replace(path.with_name(f".{path.name}{_RETIRED}"))
             files.sync_folder(self._accepted)
         except OSError as error:
             raise StateError(self._accepted, f"can't be written: {error.strerror}") from error
+
+    def _sources(self, prefix: str, suffix: str) -> dict[str, Mark]:
+        try:
+            with os.scandir(self._accepted) as entries:
+                return {
+                    entry.name.removeprefix(prefix).removesuffix(suffix): mark(entry.stat())
+                    for entry in sorted(entries, key=lambda entry: entry.name)
+                    if entry.name.endswith(suffix) and entry.name.startswith(".") == bool(prefix)
+                }
+        except FileNotFoundError:
+            return {}
+        except OSError as error:
+            raise StateError(self._accepted, f"can't be read: {error.strerror}") from error
 
     def _source(self, zone: str) -> Path:
         return self._accepted / f"{zone}{zonefile.SUFFIX}"

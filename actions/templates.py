@@ -32,8 +32,11 @@ class Templates:
 
     def read(self) -> Reading:
         """What is accepted now; StateError if that can't be read."""
-        known, refused = self._known, dict[str, str]()
-        self._known = {}
+        known, self._known = self._known, {}
+        refused = {
+            name: f"its accepted source is gone; zonerw rewrite --forced {name} accepts it anew"
+            for name in self._state.lost()
+        }
         for name, mark in self._state.accepted().items():
             its = known.get(name)
             if its is not None and its[0] == mark:

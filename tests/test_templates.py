@@ -79,3 +79,15 @@ def test_one_that_cannot_be_read_is_read_once_it_can(state: State, tmp_path: Pat
     path.rmdir()
     path.write_bytes(SOURCE)
     assert set(templates.read().templates) == {"example.net", "example.org"}
+
+
+def test_one_that_is_lost_is_said(state: State, tmp_path: Path) -> None:
+    """It was published, and nobody has retired it: a switch would pass it over."""
+    state.record({"example.net": 7, "example.org": 7})
+    state.retire("example.net")
+    assert Templates(state, SERVERS).read().refused == {}
+    (tmp_path / "state" / "accepted" / "example.org.base").unlink()
+    assert Templates(state, SERVERS).read().refused == {
+        "example.org": "its accepted source is gone; zonerw rewrite --forced example.org accepts"
+        " it anew"
+    }

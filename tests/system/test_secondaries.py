@@ -187,6 +187,29 @@ def test_one_that_was_down_is_brought_back(tmp_path: Path, kind: str) -> None:
         its.arrives(SERIAL + 1, BACKUP)
 
 
+def test_one_that_is_silent_delays_no_other(tmp_path: Path) -> None:
+    """Packets vanish, as in a power cut: the others have the new zones, and the end comes soon."""
+    with followed(tmp_path) as its:
+        its.publish(SERIAL, MAIN)
+        its.arrives(SERIAL, MAIN)
+        silent = its.them.secondaries["nsd"].part
+        silent.silence()
+        its.publish(SERIAL + 1, BACKUP)
+        others = {kind: each for kind, each in its.followers.items() if kind != "nsd"}
+        Followed(its.them, others).says(Serves(SERIAL + 1))
+        its.publish(SERIAL + 2, MAIN)
+        Followed(its.them, others).says(Serves(SERIAL + 2))
+        Followed(its.them, {"nsd": its.followers["nsd"]}).says(Behind(None, "timeout"))
+        silent.resume()
+        its.arrives(SERIAL + 2, MAIN)
+        silent.silence()
+        its.publish(SERIAL + 3, BACKUP)
+        begun = time.monotonic()
+        notify.stop(its.followers.values())
+        assert time.monotonic() - begun < 10
+        silent.resume()
+
+
 def test_one_that_is_ahead_is_said(tmp_path: Path) -> None:
     """The primary's zones were put back from a backup: no secondary takes them."""
     with followed(tmp_path) as its:

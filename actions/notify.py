@@ -344,7 +344,8 @@ class Follower:
     ) -> None:
         """Take in the replies of the first zones; that of the last holds for those without."""
         now = time.monotonic()
-        for zone, reply in zip_longest(zones, replies, fillvalue=replies[-1]):
+        unanswered = repeat(replies[-1], len(zones) - len(replies))
+        for zone, reply in zip(zones, chain(replies, unanswered), strict=True):
             if its := self._current(zone, lagging[zone]):
                 its.take(reply, now)
         refusals = Counter(why for reply in replies if (why := _refusal(reply)))

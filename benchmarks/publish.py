@@ -37,11 +37,12 @@ from benchmarks.pair import Pair, pair
 from benchmarks.program import Idle, Program, Ran, Used
 from benchmarks.served import questions, since
 from demo import shipped
+from demo.parts import ended_as_interrupted
 
 _ZONES = (1, 100, 1000, 10000)
 _REPEATS = 5
 # From here on the script takes minutes: once is enough.
-_SCRIPT_ONCE = 5000
+_SCRIPT_ONCE = 1000
 
 _WITHIN_SECONDS = 1200.0
 _FIRST_SERIAL = 1
@@ -314,6 +315,7 @@ def main() -> None:
 
 def _figures(number: int, repeats: int) -> Figures:
     with ExitStack() as leaving:
+        leaving.enter_context(ended_as_interrupted())
         folder = Path(leaving.enter_context(tempfile.TemporaryDirectory(prefix="zonerw-")))
         ground = Ground(folder, number)
         texts = ground.rendered(_FIRST_SERIAL, _server(0))

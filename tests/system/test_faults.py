@@ -858,6 +858,7 @@ def test_a_refused_zone_that_was_mended(program: Program) -> None:
     (program.stack.layout.sources / "example.org.base").write_text(good)
     assert not program.run("request", Forced(("example.org",))).failed
     program.serves_org((TODAY + 3, program.stack.main))
+    assert State(state(program.stack)).refused() == {}
     program.down["main"] = True
     assert not program.run().failed
     program.serves_org((TODAY + 4, program.stack.backup))

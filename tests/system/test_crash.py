@@ -27,6 +27,7 @@ import dns.tsigkeyring
 import dns.zone
 import pytest
 from dns.serial import Serial
+from observed import SOON
 from test_converge import Program
 from test_kill import SEED, noted
 
@@ -129,11 +130,7 @@ def read_on(layout: Layout, pipe: Connection) -> None:
 
 @dataclass(frozen=True)
 class Run:
-    """A run of converge: whether main is down, and a person's word; killed before a step.
-
-    `steps`: which one, as said by `Steps`: the last of these, each after the one before it; the one
-    of that number; or none.
-    """
+    """A run of converge: what the witnesses say of main, and a person's word."""
 
     main_down: bool
     word: Forced | None = None
@@ -361,7 +358,7 @@ class Ground:
         address = self.layout.backup if self.main_down else self.layout.main
         expected = dict.fromkeys(ZONES, (PLAIN, address)) | {EDITED: (edit, address)}
         # NSD can give an old answer once more after a new one.
-        wait_for(lambda: self.look() == expected, 5, f"all to be served at {address}")
+        wait_for(lambda: self.look() == expected, SOON, f"all to be served at {address}")
         recorded = self._state.serials()
         assert recorded == self._published.latest == self._served.latest
         assert {zone: self._ledger.used[zone][n] for zone, n in recorded.items()} == expected
@@ -402,7 +399,7 @@ class Ground:
 
     def _at_primary(self, zone: str) -> Sighting | None:
         """What the primary serves of a zone, as a whole; None if nothing."""
-        answers = wait_for(lambda: self._transferred(zone), 5, f"an answer about {zone}")
+        answers = wait_for(lambda: self._transferred(zone), SOON, f"an answer about {zone}")
         if answers == [None]:
             return None
         soa, *records = [line for its in answers if its for line in its.to_text().splitlines()]

@@ -19,15 +19,13 @@ from typing import Any
 
 import pytest
 import requests
-from observed import at_serials, log, metrics, moved, places, raised, serials
+from observed import SOON, at_serials, log, metrics, moved, places, raised, serials
 from test_converge import NOW, TODAY, ZONES, Program
 
 from actions.converge import Forced
 from actions.nameserver import find
 from actions.state import State, StateError
 from demo.stack import Stack, http, wait_for
-
-SOON = 30.0
 
 NOBODY = 65534  # whose files a program without root's powers can't use
 

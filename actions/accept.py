@@ -7,19 +7,22 @@ business.
 """
 
 import logging
+import math
 import os
 import threading
 import time
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from actions import nameserver, zone
+from actions import files, nameserver, zone
 from actions.state import Mark, State, StateError, mark
 from exporter import zonefile
 from exporter.config import Config
+from exporter.zonefile import SUFFIX
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +31,14 @@ _TELL_EVERY_SECONDS = 5.0
 
 # A scrape waits, or a person does: what is not checked by then is left to the next look.
 _CHECK_SECONDS = 2.0
+# What is broken may be so for a cause elsewhere, as a checker that is not there, or hangs.
+_CHECK_AGAIN_SECONDS = 60.0
+_KEPT_SECONDS = {
+    "accepted": math.inf,
+    "pending": math.inf,
+    "unchecked": 0.0,
+    "broken": _CHECK_AGAIN_SECONDS,
+}
 
 
 @dataclass(frozen=True)
@@ -85,7 +96,7 @@ def check(config: Config, zones: tuple[str, ...]) -> Checked:
             else:
                 passed[name] = its
     for file, why in found.refused.items():
-        name = file.removesuffix(zonefile.SUFFIX)
+        name = file.removesuffix(SUFFIX)
         if not zones or name in zones:
             refused[name] = f"{folder / file}: {why}"
     return Checked(zones, passed, refused, frozenset(found.paths))
@@ -99,19 +110,33 @@ def accept(config: Config, state: State, checked: Checked) -> Mapping[str, Verdi
     retires nothing.
     """
     if checked.nothing:
-        folder = str(config.zones.sources)
-        return dict.fromkeys(checked.zones or (folder,), Verdict("refused", checked.nothing))
-    state.accept(checked.passed)
-    accepted = state.accepted()
+        names = checked.zones or (str(config.zones.sources),)
+        return dict.fromkeys(names, Verdict("refused", checked.nothing))
+    folder = config.zones.sources
+    changed = {n for n, its in checked.passed.items() if not _is(folder / f"{n}{SUFFIX}", its)}
+    passed = {name: its for name, its in checked.passed.items() if name not in changed}
+    state.accept(passed)
+    accepted = state.accepted().keys() | state.lost()
     missing = set(checked.zones or accepted) - checked.found - checked.refused.keys()
     return {
-        **{name: Verdict("accepted") for name in checked.passed},
+        **{name: Verdict("accepted") for name in passed},
+        **{
+            name: Verdict("refused", f"{folder / name}{SUFFIX}: changed while it was checked")
+            for name in changed
+        },
         **{name: Verdict("refused", why) for name, why in checked.refused.items()},
         **{
             name: _missing(config, state, name, named=bool(checked.zones), known=name in accepted)
             for name in missing
         },
     }
+
+
+def _is(path: Path, content: bytes) -> bool:
+    try:
+        return path.read_bytes() == content
+    except OSError:
+        return False
 
 
 class Watch:
@@ -124,7 +149,7 @@ class Watch:
     def __init__(self, config: Config, state: State) -> None:
         self._config = config
         self._state = state
-        self._known: dict[str, tuple[Mark | None, Mark | None, Standing]] = {}
+        self._known: dict[str, _Looked] = {}
         self._looking = threading.Lock()
 
     def look(self) -> Mapping[str, Standing]:
@@ -137,19 +162,18 @@ class Watch:
         accepted, found = self._state.accepted(), zonefile.find(folder)
         stand = {name: Standing("gone") for name in accepted.keys() - found.paths.keys()}
         for file, why in found.refused.items():
-            name = file.removesuffix(zonefile.SUFFIX)
+            name = file.removesuffix(SUFFIX)
             stand[name] = Standing("broken", f"{folder / file}: {why}")
         known, self._known = self._known, {}
         until = time.monotonic() + _CHECK_SECONDS
         for name, path in found.paths.items():
             marks = _mark_of(path), accepted.get(name)
-            its = known.get(name)
-            in_time = time.monotonic() < until
-            fresh = its is not None and its[:2] == marks
-            # What is broken may be so for a cause elsewhere, as a checker that is not there.
-            if its is None or not fresh or (in_time and its[2].state in ("broken", "unchecked")):
-                its = *marks, self._standing(name, path, known=marks[1] is not None, check=in_time)
-            stand[name] = its[2]
+            its, now = known.get(name), time.monotonic()
+            if its is None or its.marks != marks or now >= its.until:
+                accepted_there = marks[1] is not None
+                stands = self._standing(name, path, known=accepted_there, check=now < until)
+                its = _Looked(marks, stands, now + _KEPT_SECONDS[stands.state])
+            stand[name] = its.standing
             if marks[0] is not None:
                 self._known[name] = its
         return dict(sorted(stand.items()))
@@ -169,6 +193,15 @@ class Watch:
         if faults := _faults(self._config, name, path, content):
             return Standing("broken", faults)
         return Standing("pending", "edited" if known else "new")
+
+
+@dataclass(frozen=True, slots=True)
+class _Looked:
+    """How a source stood when it and what is accepted had these marks; that holds `until` then."""
+
+    marks: tuple[Mark | None, Mark | None]
+    standing: Standing
+    until: float
 
 
 def _mark_of(path: Path) -> Mark | None:
@@ -218,7 +251,7 @@ def _faults(config: Config, name: str, path: Path, content: bytes) -> str | None
 
 
 def _missing(config: Config, state: State, name: str, *, named: bool, known: bool) -> Verdict:
-    path = config.zones.sources / f"{name}{zonefile.SUFFIX}"
+    path = config.zones.sources / f"{name}{SUFFIX}"
     if not known:
         return Verdict("refused", f"{path}: no such source")
     if not named:
@@ -227,8 +260,12 @@ def _missing(config: Config, state: State, name: str, *, named: bool, known: boo
             f"{path} is gone; served on as it was accepted until --forced {name} retires it",
         )
     state.retire(name)
+    published = config.zones.published / name
+    with suppress(OSError):  # what a killed run may have left: nobody else looks after it now
+        files.drop(published)
+        files.sweep(published.parent, {name})
     return Verdict(
         "retired",
-        f"{path} is gone: {config.zones.published / name} is not written any more;"
+        f"{path} is gone: {published} is not written any more;"
         " take the zone out of the name servers",
     )

@@ -98,15 +98,18 @@ class Converger:
     def run(self, trigger: Trigger, word: Word | None = None) -> Outcome:
         """Converge once. StateError when what is put down can't be read or written."""
         self._metrics.converges.labels(trigger).inc()
-        if isinstance(word, Forced) and word.checked is None:
-            word = Forced(word.zones, check(self._config, word.zones))
         last, self._last = self._last, None
         try:
+            # Before the lock: it may take minutes, and others may have their word meanwhile.
+            everything = check(self._config, ()) if self._state.meant() is None else None
+            if isinstance(word, Forced) and word.checked is None:
+                its = everything if everything and not word.zones else None
+                word = Forced(word.zones, its or check(self._config, word.zones))
             with self._state.locked():
                 if not self._swept:
                     self._state.sweep()
                     self._swept = True
-                outcome = self._run(trigger, word, last)
+                outcome = self._run(trigger, word, everything, last)
                 self._serials = self._state.mark_of_serials()
         except StateError as error:
             self._metrics.failures.labels("state").inc()
@@ -119,7 +122,9 @@ class Converger:
     def _published(self) -> Mapping[str, int]:
         return self.latest.outcome.serials if self.latest.outcome else {}
 
-    def _run(self, trigger: Trigger, word: Word | None, last: Outcome | None) -> Outcome:
+    def _run(
+        self, trigger: Trigger, word: Word | None, everything: Checked | None, last: Outcome | None
+    ) -> Outcome:
         pin = self._pin(word)
         before = self._state.meant()
         trusting = trigger in _TRUSTING or isinstance(word, Pin | Unpin)
@@ -136,13 +141,14 @@ class Converger:
         else:
             self._trusted_until = time.monotonic() + _LOOK_AGAIN_SECONDS
         run = _Run(self._config, self._state, self._metrics, self._around)
-        run.accept(word if isinstance(word, Forced) else None, first_start=before is None)
+        run.accept(word if isinstance(word, Forced) else None, None if before else everything)
         run.read(self._templates.read(), only)
         if judgement is None:
             judgement = self._judge(run.pointed_at(), pin)
         by_pin = pin and judgement.decision.cause == "pin"
         meant = run.put_down(before, judgement, pin.by if pin and by_pin else trigger)
-        run.converge(meant, known.served if known else {}, hopeless=self._unserved)
+        served = known.served if known else {}
+        run.converge(meant, served, hopeless=self._unserved, insist=only is None)
         zones = run.tally.zones if only is None or not known else {**known.zones, **run.tally.zones}
         self._unserved = {n for n, its in zones.items() if its.failed == "verify"}
         switched_from = judgement.serving if judgement.decision.cause else None
@@ -200,14 +206,14 @@ class _Run:
         self._moved: set[str] = set()  # forced: their serial moves whatever the content
         self._sources = Reading({}, {})
 
-    def accept(self, forced: Forced | None, *, first_start: bool) -> None:
-        """Take over the sources that a person's word names; on the very first start, all."""
-        # Nothing is put down before all of them are accepted: a first start that was killed in
-        # the middle begins anew.
-        words = [check(self._config, ())] if first_start else []
-        if forced and forced.checked and (forced.zones or not first_start):
-            words.append(forced.checked)
-        for checked in words:
+    def accept(self, forced: Forced | None, everything: Checked | None) -> None:
+        """Take over the sources that a person's word names; on the very first start, `everything`.
+
+        Nothing is put down before that is done: a first start that was killed in the middle begins
+        anew.
+        """
+        checks = {its.zones: its for its in (everything, forced and forced.checked) if its}
+        for checked in checks.values():
             with self.tally.step("accept"):
                 verdicts = accept(self._config, self._state, checked)
             for name, verdict in verdicts.items():
@@ -275,11 +281,13 @@ class _Run:
         self._metrics.meant(meant.server, meant.since)
         return meant
 
-    def converge(self, meant: Meant, known: Mapping[str, int], hopeless: Collection[str]) -> None:
+    def converge(
+        self, meant: Meant, known: Mapping[str, int], hopeless: Collection[str], *, insist: bool
+    ) -> None:
         """Write what differs, and see the primary serve it.
 
         `known` serials it serves for sure; zones that it would not serve the last time are
-        `hopeless`.
+        `hopeless`, and without `insist` it is not told to reload for them alone.
         """
         config, templates = self._config, self._sources.templates
         primary = Primary(config.primary, self.tally)
@@ -310,8 +318,10 @@ class _Run:
             },
             {**dict.fromkeys(known, soa.NoSerial("not asked yet")), **answers},
             hopeless,
+            publisher.refusable,
+            insist=insist,
             served=served,
-            refused=publisher.give_back,
+            give_back=publisher.give_back,
         )
         self.tally.count_failures()
 

@@ -55,7 +55,8 @@ def put_all(
                         _keep(folder / name)
                     os.replace(file.name, folder / name)  # noqa: PTH105  thousands: plainly
                 except OSError as error:
-                    Path(file.name).unlink(missing_ok=True)
+                    with suppress(OSError):  # the next run tries again
+                        Path(file.name).unlink(missing_ok=True)
                     failed[name] = error
     return failed
 
@@ -75,7 +76,8 @@ def _written(path: Path, content: bytes, mode: int) -> BinaryIO:
     except OSError:
         with suppress(OSError):  # what is not flushed is written in vain once more
             file.close()
-        Path(temporary).unlink(missing_ok=True)
+        with suppress(OSError):
+            Path(temporary).unlink(missing_ok=True)
         raise
     return file
 

@@ -103,9 +103,14 @@ class Tally:
         )
 
     def fail(self, name: str, step: Step, reason: str) -> None:
-        """Note what failed; the first failure is the one that the others come from."""
+        """Note what failed; the first failure is the one that the others come from.
+
+        But for a refused source: what was accepted before is published all the same.
+        """
         before = self.zones.get(name, ZoneOutcome())
-        if before.failed is None:
+        if before.failed == "accept":
+            reason = f"{reason}; and its source is refused: {before.reason}"
+        if before.failed in (None, "accept"):
             self.zones[name] = replace(before, failed=step, reason=reason)
 
     def say(self, name: str, reason: str) -> None:

@@ -26,8 +26,10 @@ _RELOAD_AGAIN_SECONDS = 0.25
 _A_ZONES_SECONDS = 0.0002
 # So many are asked for until the first of them is there.
 _SOME = 20
-# A zone that answers SERVFAIL after two reloads was loaded, and refused.
+# A zone that answers SERVFAIL after two reloads was loaded, and refused; after this time too if it
+# answered so before they were asked for.
 _REFUSED_SECONDS = 0.6
+_SURELY_REFUSED_SECONDS = 2.5
 _REFUSES = soa.NoSerial("SERVFAIL")
 
 Answer = soa.Serial | soa.NoSerial
@@ -44,33 +46,57 @@ class Primary:
         """What it serves of each zone."""
         return soa.ask(self._primary, list(zones), _SILENCE_SECONDS)
 
-    def see_served(
+    def see_served(  # noqa: PLR0913  what has to be known, each told once
         self,
         wanted: Mapping[str, int],
         answers: Mapping[str, Answer],
         hopeless: Collection[str],
+        refusable: Collection[str],
         *,
+        insist: bool,
         served: Callable[[Mapping[str, soa.Serial]], None],
-        refused: Callable[[str], int | None],
+        give_back: Callable[[Collection[str]], Mapping[str, int]],
     ) -> None:
         """See it serve these serials, asking for a reload as often as that takes.
 
-        `answers` are what it serves now. Those that were `hopeless` the last time get less time:
-        one zone's trouble delays no other's switch. `served` is told of each zone as soon as it
-        is; `refused`, of a zone that can't be loaded, gives the serial to expect instead, if any.
+        `answers` are what it serves now. Zones that were `hopeless` the last time get less time:
+        one zone's trouble delays no other's switch; without `insist` they are only asked for.
+        `served` is told of each zone as soon as it is; `give_back`, of `refusable` zones that it
+        can't load, gives the serials to expect instead.
         """
         wanted, late = dict(wanted), self._late(wanted, answers, served)
+        untried = set(refusable)
         if not late:
             return
+        if insist or not late.keys() <= set(hopeless) - untried:
+            late = self._load(wanted, late, hopeless, untried, served, give_back)
+        for name, answer in late.items():
+            self._tally.fail(name, "verify", f"{self._primary.name} {_why(answer, wanted[name])}")
+
+    def _load(  # noqa: PLR0913, PLR0917  what has to be known, each told once
+        self,
+        wanted: dict[str, int],
+        late: dict[str, Answer],
+        hopeless: Collection[str],
+        untried: set[str],
+        served: Callable[[Mapping[str, soa.Serial]], None],
+        give_back: Callable[[Collection[str]], Mapping[str, int]],
+    ) -> dict[str, Answer]:
+        """Reload until no zone is late; those that are at the end, with no failure told yet.
+
+        Changes `wanted` where something is given back, and takes what was tried from `untried`.
+        """
         began, reload_at = time.monotonic(), 0.0
         more = len(late) * _A_ZONES_SECONDS
         reload_after = _RELOAD_AGAIN_SECONDS + more
-        tried, given_up = set[str](), set(hopeless)
+        given_up = set(hopeless)
+        # What was refused before may be a file that is gone: that takes longer to be told.
+        refused_before = {name for name, answer in late.items() if answer == _REFUSES}
         with self._tally.step("verify"):
-            while late and time.monotonic() - began < _patience(late, given_up, tried) + more:
+            while late and time.monotonic() - began < _patience(late, given_up, untried) + more:
                 if reload := time.monotonic() >= reload_at:
                     if not self._reload(late):
-                        return
+                        return {}
                     reload_at, reload_after = time.monotonic() + reload_after, reload_after * 2
                 time.sleep(_ASK_EVERY_SECONDS)
                 # Some for all: zones come together, mostly, and there may be thousands.
@@ -81,19 +107,19 @@ class Primary:
                 late = self._late({n: wanted[n] for n in late}, self.ask(late), served)
                 if len(late) < before:
                     began = time.monotonic()  # as long as zones come, the others may come too
-                if time.monotonic() - began < _REFUSED_SECONDS:
+                waited = time.monotonic() - began
+                if waited < _REFUSED_SECONDS + more:
                     continue
-                for name in [n for n, its in late.items() if its == _REFUSES and n not in tried]:
-                    tried.add(name)
-                    serial = refused(name)
-                    if serial is None:
-                        given_up.add(name)
-                    else:
-                        wanted[name], reload_at = serial, 0.0
-                        given_up.discard(name)
-        for name, answer in late.items():
-            why = _why(answer, wanted[name])
-            self._tally.fail(name, "verify", f"{self._primary.name} {why}")
+                refused = {name for name in untried & late.keys() if late[name] == _REFUSES}
+                if waited < _SURELY_REFUSED_SECONDS + more:
+                    refused -= refused_before
+                if refused:
+                    untried -= refused
+                    serials = give_back(refused)
+                    wanted |= serials
+                    given_up = (given_up | refused) - serials.keys()
+                    reload_at = 0.0
+        return late
 
     def _reload(self, late: Collection[str]) -> bool:
         try:
@@ -129,13 +155,13 @@ def _nobody(_: Mapping[str, soa.Serial]) -> None:
 
 
 def _patience(
-    late: Mapping[str, Answer], given_up: Collection[str], tried: Collection[str]
+    late: Mapping[str, Answer], given_up: Collection[str], untried: Collection[str]
 ) -> float:
     """How long the late zones are waited for, seconds."""
     if not late.keys() <= set(given_up):
         return _VERIFY_SECONDS
-    if any(answer == _REFUSES and name not in tried for name, answer in late.items()):
-        return _REFUSED_SECONDS * 2
+    if any(late[name] == _REFUSES for name in late.keys() & set(untried)):
+        return _VERIFY_SECONDS
     return _RELOAD_AGAIN_SECONDS
 
 

@@ -7,10 +7,11 @@ is written is seen to by `primary.py`, and what it refuses comes back here.
 import contextlib
 import hashlib
 import logging
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import TypeVar
 
 from dns.serial import Serial
 
@@ -35,6 +36,8 @@ _TRY_AGAIN = timedelta(hours=1)
 
 # So many zones have a line each in the log; more have one for all.
 LINES = 20
+
+_T = TypeVar("_T")
 
 Serials = Mapping[str, Mapping[str, int]]  # nameserver -> zone -> serial
 
@@ -77,18 +80,21 @@ class Publisher:
         self._templates = templates
         self._theirs = {self._config.primary.name: seen.primary, **seen.secondaries}
         self._recorded = self._state.serials()
-        self._refused = self._state.refused()
+        self._refused = self._known(self._state.refused)
         with self._tally.step("render"):
             self._clear_up()
             due = self._due(moved, seen.stuck)
         if not due:
             return
-        self._record(due)
+        self._record({name: its.serial for name, its in due.items()})
         with self._tally.step("write"):
             unused = self._write(due, seen.primary)
         # Else a folder that can't be written would use up a serial at every tick.
         if unused:
             self._state.record({name: due[name].recorded for name in unused})
+        lifts = {n: self._now for n, its in due.items() if its.lifted and n not in unused}
+        if lifts:
+            self._state.put_lifted({**self._known(self._state.lifted), **lifts})
 
     def served(self, serials: Collection[str]) -> None:
         """Let go of what was kept for zones that are served now."""
@@ -98,42 +104,55 @@ class Publisher:
             self._kept.discard(name)
         if over := self._refused.keys() & set(serials) - self._held:
             self._refused = {n: its for n, its in self._refused.items() if n not in over}
-            self._state.put_refused(self._refused)
+            try:
+                self._state.put_refused(self._refused)
+            except StateError as error:  # it does no harm there
+                log.error("refusal can't be forgotten", extra={"reason": str(error)})  # noqa: TRY400
 
-    def give_back(self, name: str) -> int | None:
-        """Publish a refused zone's last good content anew; its serial, or None if there is none."""
-        if name in self._held:
-            return None  # that is what is refused: the cause is elsewhere
-        try:
-            last = files.kept(self._path(name)) if name in self._kept else None
+    def give_back(self, names: Collection[str]) -> Mapping[str, int]:
+        """Publish refused zones' last good contents anew; the serials of those that had any."""
+        again, contents = self._now + _TRY_AGAIN, dict[str, bytes]()
+        refused = dict[str, Refused]()
+        for name in set(names) & self.refusable:
+            try:
+                last = files.kept(self._path(name)) or b""
+            except OSError:
+                continue
             serial = self._next(name, [self._recorded.get(name), self._tally.zones[name].serial])
-            content = zone.with_serial(name, last, serial) if last is not None else None
-            if content is None:
-                return None
-            again = self._now + _TRY_AGAIN
-            reason = (
-                f"{self._config.primary.name} answers SERVFAIL to what its checker took; its last"
-                f" content is back, with serial {serial}; tried again at {again:%H:%M} UTC, or by"
-                f" zonerw rewrite --forced {name}"
-            )
-            # Put down first: one that is killed before the file is in place begins anew.
-            mark = self._mark(self._templates[name])
-            refused = Refused(rendering=mark, serial=serial, again=again, reason=reason)
-            self._refused = {**self._refused, name: refused}
+            if content := zone.with_serial(name, last, serial):
+                contents[name] = content
+                refused[name] = Refused(
+                    rendering=self._mark(self._templates[name]),
+                    serial=serial,
+                    again=again,
+                    reason=f"{self._config.primary.name} answers SERVFAIL to what its checker took;"
+                    f" its last content is back, with serial {serial}; tried again at"
+                    f" {again:%H:%M} UTC, or by zonerw rewrite --forced {name}",
+                )
+        try:
+            # Put down first: a run that is killed before the file is in place begins anew.
+            self._refused = {**self._refused, **refused}
             self._state.put_refused(self._refused)
-            self._record({name: _Due(serial, None, None)})
-            files.put(self._path(name), content)
+            self._record({name: its.serial for name, its in refused.items()})
+            failed = files.put_all(self._config.zones.published, contents.items())
             files.sync_folder(self._config.zones.published)
+            reasons = {name: str(error.strerror) for name, error in failed.items()}
         except (OSError, StateError) as error:
-            log.error(  # noqa: TRY400  the reason says all
-                "last content can't be put back", extra={"zone": name, "reason": str(error)}
-            )
-            return None
-        self._held.add(name)
-        self._tally.put(name, serial, written=True)
-        self._tally.fail(name, "verify", reason)
-        log.warning("last content put back", extra={"zone": name, "serial": serial})
-        return serial
+            reasons = dict.fromkeys(contents, str(error))
+        for name, reason in reasons.items():
+            log.error("last content can't be put back", extra={"zone": name, "reason": reason})
+        back = {name: its.serial for name, its in refused.items() if name not in reasons}
+        for name, serial in back.items():
+            self._held.add(name)
+            self._tally.put(name, serial, written=True)
+            self._tally.fail(name, "verify", refused[name].reason)
+            log.warning("last content put back", extra={"zone": name, "serial": serial})
+        return back
+
+    @property
+    def refusable(self) -> set[str]:
+        """The zones that have a last good content which could be put back."""
+        return self._kept - self._held
 
     def wanted(self, name: str, served: soa.Serial) -> Wanted:
         """What a secondary should serve of a zone that the primary serves now."""
@@ -146,8 +165,8 @@ class Publisher:
     # What differs.
 
     def _due(self, moved: Collection[str], stuck: Collection[str]) -> dict[str, "_Due"]:
-        lifted = self._state.lifted()
-        lifts, due = dict[str, datetime](), dict[str, _Due]()
+        lifted = self._known(self._state.lifted)
+        due = dict[str, _Due]()
         for name, template in self._templates.items():
             path = self._path(name)
             try:
@@ -157,7 +176,7 @@ class Publisher:
             except OSError as error:
                 self._tally.fail(name, "render", f"{path}: {error.strerror}")
                 continue
-            recorded = self._recorded.get(name)
+            recorded, lift = self._recorded.get(name), False
             current, same = self._compare(name, template, published, recorded)
             if current is not None and name not in moved:
                 if held := self._is_held(name, template, current):
@@ -167,14 +186,10 @@ class Publisher:
                     continue
                 used = recorded is not None and _later(recorded, current)
                 lift = same and not used and self._lift(name, current, recorded, stuck, lifted)
-                if lift:
-                    lifts[name] = self._now
-                elif same and not used:
+                if same and not used and not lift:
                     self._tally.put(name, current)
                     continue
-            due[name] = _Due(self._next(name, [current, recorded]), current, recorded)
-        if lifts:
-            self._state.put_lifted({**lifted, **lifts})
+            due[name] = _Due(self._next(name, [current, recorded]), current, recorded, lift)
         return due
 
     def _compare(
@@ -283,10 +298,18 @@ class Publisher:
         for name, serial in written.items():
             log.info("published", extra={"zone": name, "serial": serial, "serving": self._serving})
 
-    def _record(self, due: Mapping[str, "_Due"]) -> None:
-        serials = {name: its.serial for name, its in due.items()}
+    def _record(self, serials: Mapping[str, int]) -> None:
         self._state.record(serials)
         self._recorded.update(serials)
+
+    def _known(self, read: Callable[[], dict[str, _T]]) -> dict[str, _T]:
+        """What was put down to hold something back; a damaged file of that holds up no switch."""
+        try:
+            return read()
+        except StateError as error:
+            log.warning("put aside", extra={"reason": str(error)})
+            self._state.put_aside(error.path)
+            return {}
 
     def _path(self, name: str) -> Path:
         return self._config.zones.published / name
@@ -294,11 +317,15 @@ class Publisher:
 
 @dataclass(frozen=True, slots=True)
 class _Due:
-    """A zone to be written with `serial`; the serials in its file and recorded before."""
+    """A zone to be written with `serial`; the serials in its file and recorded before.
+
+    `lifted`: for a nameserver's sake alone.
+    """
 
     serial: int
     published: int | None
     recorded: int | None
+    lifted: bool
 
 
 def _later(one: int, other: int) -> bool:

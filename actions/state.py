@@ -21,7 +21,7 @@ import logging
 import os
 import pwd
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
@@ -296,12 +296,17 @@ class State:
         """Record which zones were given a higher serial for a nameserver's sake; all of them."""
         self._write(self._lifted, _LiftedFile(version=_VERSION, lifted=dict(lifted)))
 
+    def put_aside(self, path: Path) -> None:
+        """Move a damaged file out of the way, where that can be done."""
+        with suppress(OSError):
+            path.replace(path.with_suffix(".damaged"))
+
     def accepted(self) -> dict[str, Mark]:
         """Zone -> the mark of its source as last accepted: what was read at this mark holds."""
         return self._sources("", zonefile.SUFFIX)
 
     def lost(self) -> set[str]:
-        """The zones that were published, and whose source is neither accepted nor retired."""
+        """The zones that were given a serial, and whose source is neither accepted nor retired."""
         retired = self._sources(".", f"{zonefile.SUFFIX}{_RETIRED}").keys()
         return self.serials().keys() - self._sources("", zonefile.SUFFIX).keys() - retired
 
@@ -320,15 +325,18 @@ class State:
                 path = self._source(zone)
                 if not (path.exists() and path.read_bytes() == content):
                     files.put(path, content, mode=0o600)
+                self._retired(zone).unlink(missing_ok=True)
             files.sync_folder(self._accepted)
         except OSError as error:
             raise StateError(self._accepted, f"can't be written: {error.strerror}") from error
 
     def retire(self, zone: str) -> None:
         """Put a source aside, as `.ZONE.base.retired`: its owner has taken it away."""
-        path = self._source(zone)
         try:
-            path.replace(path.with_name(f".{path.name}{_RETIRED}"))
+            if self._source(zone).exists():
+                self._source(zone).replace(self._retired(zone))
+            else:
+                self._retired(zone).touch()  # it was lost: now that is meant
             files.sync_folder(self._accepted)
         except OSError as error:
             raise StateError(self._accepted, f"can't be written: {error.strerror}") from error
@@ -337,7 +345,9 @@ class State:
         try:
             with os.scandir(self._accepted) as entries:
                 return {
-                    entry.name.removeprefix(prefix).removesuffix(suffix): mark(entry.stat())
+                    entry.name.removeprefix(prefix).removesuffix(suffix): mark(
+                        entry.stat(follow_symlinks=False)
+                    )
                     for entry in sorted(entries, key=lambda entry: entry.name)
                     if entry.name.endswith(suffix) and entry.name.startswith(".") == bool(prefix)
                 }
@@ -348,6 +358,9 @@ class State:
 
     def _source(self, zone: str) -> Path:
         return self._accepted / f"{zone}{zonefile.SUFFIX}"
+
+    def _retired(self, zone: str) -> Path:
+        return self._accepted / f".{zone}{zonefile.SUFFIX}{_RETIRED}"
 
     def _any_pin(self) -> Pin | None:
         file = self._read(self._pin, _PinFile)

@@ -32,12 +32,13 @@ class Templates:
 
     def read(self) -> Reading:
         """What is accepted now; StateError if that can't be read."""
-        known, self._known = self._known, {}
+        lost, accepted = self._state.lost(), self._state.accepted()
         refused = {
             name: f"its accepted source is gone; zonerw rewrite --forced {name} accepts it anew"
-            for name in self._state.lost()
+            for name in lost
         }
-        for name, mark in self._state.accepted().items():
+        known, self._known = self._known, {}
+        for name, mark in accepted.items():
             its = known.get(name)
             if its is not None and its[0] == mark:
                 self._known[name] = its

@@ -54,6 +54,7 @@ class SourceRefused(Exception):  # noqa: N818 - what became of it, in the projec
 # --- finding --------------------------------------------------------------------------------
 
 _LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
+_LONGEST = 240
 _ZONE = re.compile(rf"{_LABEL}(?:\.{_LABEL})*", re.ASCII)
 
 
@@ -97,6 +98,8 @@ def _not_a_zone(name: str) -> str | None:
         return "begins with a dot"
     if name != name.lower():
         return "not in lower case"
+    if len(name) > _LONGEST:
+        return f"longer than {_LONGEST} characters, which leaves no room for files beside it"
     if not _ZONE.fullmatch(name):
         return "not a zone's name in ASCII, such as example.org or xn--bcher-kva.example"
     return None

@@ -1,6 +1,7 @@
 """How sources stand to what was accepted of them, and how far checking is."""
 
 import logging
+import time
 from pathlib import Path
 
 import pytest
@@ -75,9 +76,9 @@ def test_an_edited_source_is_checked_once(config: Config, watch: Watch) -> None:
 
 
 def test_a_broken_source_is_named_with_its_line_until_it_is_right(
-    config: Config, watch: Watch, checker: Path
+    config: Config, watch: Watch, checker: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also where the cause is elsewhere, and the source has not changed."""
+    """Also where the cause is elsewhere, and the source has not changed: soon it is tried again."""
     path = path_of(config, "example.org")
     path.write_text(f"{SOURCE}www A @ip@\n")
     its = watch.look()["example.org"]
@@ -87,6 +88,9 @@ def test_a_broken_source_is_named_with_its_line_until_it_is_right(
     checker.chmod(0o644)
     assert watch.look()["example.org"].state == "broken"
     checker.chmod(0o755)
+    assert watch.look()["example.org"].state == "broken"  # one that hangs is not run at each look
+    now = time.monotonic()
+    monkeypatch.setattr(accept.time, "monotonic", lambda: now + accept._CHECK_AGAIN_SECONDS)
     assert watch.look()["example.org"] == Standing("pending", "edited")
 
 
@@ -112,3 +116,60 @@ def test_checking_says_how_far_it_is(
     check(config, ())
     said = [(record.message, vars(record)["done"], vars(record)["of"]) for record in caplog.records]
     assert said == [("checking sources", 0, 2), ("checking sources", 1, 2)]
+
+
+def test_what_changed_while_it_was_checked_is_not_accepted(config: Config) -> None:
+    """Checking takes a while: a person may have said something newer, or taken it away."""
+    state = State(config.actions.state)
+    state.prepare()
+    slow = check(config, ())
+    path_of(config, "example.org").write_text(f"{SOURCE}newer A @IP@\n")
+    accept.accept(config, state, check(config, ("example.org",)))
+    verdict = accept.accept(config, state, slow)["example.org"]
+    path = path_of(config, "example.org")
+    assert (verdict.kind, verdict.why) == ("refused", f"{path}: changed while it was checked")
+    assert b"newer" in state.source("example.org")
+    path.unlink()
+    accept.accept(config, state, check(config, ("example.org",)))
+    accept.accept(config, state, slow)
+    assert set(state.accepted()) == {"example.net"}
+
+
+def test_a_lost_source_can_be_retired(config: Config) -> None:
+    """Its owner took it away, and what was accepted of it is gone too."""
+    state = State(config.actions.state)
+    state.prepare()
+    accept.accept(config, state, check(config, ()))
+    state.record({"example.org": 7})
+    path_of(config, "example.org").unlink()
+    (config.actions.state / "accepted" / "example.org.base").unlink()
+    assert state.lost() == {"example.org"}
+    verdicts = accept.accept(config, state, check(config, ("example.org",)))
+    assert verdicts["example.org"].kind == "retired"
+    assert state.lost() == set()
+
+
+def test_one_that_comes_back_can_be_lost_again(config: Config) -> None:
+    """That it was retired once is forgotten when it is accepted anew."""
+    state = State(config.actions.state)
+    state.prepare()
+    accept.accept(config, state, check(config, ()))
+    state.record({"example.org": 7})
+    state.retire("example.org")
+    accept.accept(config, state, check(config, ()))
+    (config.actions.state / "accepted" / "example.org.base").unlink()
+    assert state.lost() == {"example.org"}
+
+
+def test_retiring_leaves_nothing_behind(config: Config) -> None:
+    """Of what a killed run has left beside the published file."""
+    state = State(config.actions.state)
+    state.prepare()
+    accept.accept(config, state, check(config, ()))
+    config.zones.published.mkdir()
+    for name in (".example.org.last", ".example.org.tmp", "example.org", ".example.net.last"):
+        (config.zones.published / name).touch()
+    path_of(config, "example.org").unlink()
+    accept.accept(config, state, check(config, ("example.org",)))
+    left = {path.name for path in config.zones.published.iterdir()}
+    assert left == {"example.org", ".example.net.last"}

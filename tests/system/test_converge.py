@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from actions import converge, files, nameserver, primary
+from actions.accept import Checked
 from actions.converge import Around, Converger, Forced, Unpin, Word
 from actions.decide import Alert, Look
 from actions.judge import Witnesses
@@ -731,6 +732,101 @@ def test_meanwhile_only_what_fails_is_looked_at_again(
     assert not well.exists()
     program.run()
     assert well.exists()
+
+
+def test_one_that_is_not_known_is_not_reloaded_for_at_every_tick(
+    program: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is asked for, so that it is seen once it is known; a reload is for the minute's look."""
+    unknown = (program.stack.layout.sources / "example.org.base").read_text()
+    (program.stack.layout.sources / "new.example.base").write_text(unknown)
+    program.run("request", Forced())
+    reloads: list[Primary] = []
+    monkeypatch.setattr(nameserver, "reload", reloads.append)
+    for _ in range(3):
+        its = program.run("timer").zones["new.example"]
+        assert (its.failed, its.reason) == ("verify", "ns1 answers REFUSED")
+    assert not reloads
+    monkeypatch.setattr(primary, "_VERIFY_SECONDS", 0.3)
+    program.run()
+    assert reloads
+
+
+def test_zones_that_come_slowly_are_waited_for(
+    program: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As long as one comes now and then, the others may come too."""
+    monkeypatch.setattr(primary, "_VERIFY_SECONDS", 0.6)
+    ask, began = soa.ask, time.monotonic()
+    late = soa.NoSerial("timeout")
+
+    def slow(*args: Any, **more: Any) -> Any:
+        """The second zone is there half a second after the first one, which takes as long."""
+        there = dict(zip(ZONES, (0.4, 0.8), strict=True))
+        waited = time.monotonic() - began
+        return {z: a if waited > there[z] else late for z, a in ask(*args, **more).items()}
+
+    program.down["main"] = True
+    monkeypatch.setattr(soa, "ask", slow)
+    assert not program.run("timer").failed
+
+
+def test_a_lift_that_came_to_nothing_is_made_up_for(
+    program: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed before the serial was recorded, or not written: it was none. Nor is one to come."""
+    program.stuck = {"example.org"}
+    with monkeypatch.context() as full:
+        full.setattr(
+            files, "put_all", lambda _folder, some, **_: {n: OSError(28, "") for n, _ in some}
+        )
+        with pytest.raises(StateError):
+            program.run()
+    State(program.config.actions.state).put_lifted({"example.org": NOW + timedelta(days=300)})
+    assert program.run().zones["example.org"].serial == TODAY + 1
+    assert program.run().zones["example.org"].serial == TODAY + 1
+
+
+def test_a_first_start_by_a_persons_word_checks_all_once(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And nobody waits for the lock meanwhile."""
+    words: list[tuple[str, ...]] = []
+    check = converge.check
+
+    def noted(config: Config, zones: tuple[str, ...]) -> Checked:
+        with State(config.actions.state).locked():
+            words.append(zones)
+        return check(config, zones)
+
+    monkeypatch.setattr(converge, "check", noted)
+    program = Program(stack)
+    program.run("request", Forced())
+    assert words == [()]
+    program.serves(dict.fromkeys(ZONES, (TODAY, stack.main)))
+
+
+def test_a_refused_source_hides_no_failure(program: Program) -> None:
+    """What was accepted is to be published all the same, and a retry may help there."""
+    (program.stack.layout.sources / "example.org.base").write_text("rubbish\n")
+    broken = program.config.primary.model_copy(update={"control": ("false",)})
+    again = Program(program.stack, primary=broken)
+    again.down["main"] = True
+    its = again.run("request", Forced()).zones["example.org"]
+    assert its.failed == "reload"
+    assert "its source is refused" in its.reason
+
+
+def test_what_another_process_put_down_and_did_not_finish_is_seen(program: Program) -> None:
+    """It was killed before it wrote anything; we still see the old server as the right one."""
+    program.run("timer")
+    before = program.converger.latest.outcome
+    assert before
+    over = before.meant.model_copy(update={"server": "backup", "since": NOW})
+    State(program.config.actions.state).put_down(over)
+    program.down = dict.fromkeys(program.down)
+    assert program.run("timer").meant == over
+    program.serves(dict.fromkeys(ZONES, (TODAY + 1, program.stack.backup)))
 
 
 def test_many_zones_have_one_line_in_the_log(caplog: pytest.LogCaptureFixture) -> None:

@@ -387,7 +387,9 @@ def state_file_of_another(stack: Stack) -> AbstractContextManager[object]:
 STATE_FAULTS: Mapping[str, tuple[Fault, str, bool]] = {
     "full": (state_full, r"state/\w+\.json: can't be written: No space left on device", False),
     "read-only": (state_read_only, r"state/lock: can't be opened: Read-only file system", True),
-    "of another user": (state_of_another, r"state: can't be used: Permission denied", True),
+    "of another user": (
+        state_of_another, r"state/meant\.json: can't be read: Permission denied", True,
+    ),
     "file of another user": (
         state_file_of_another, r"state/meant\.json: can't be read: Permission denied", True,
     ),
@@ -425,7 +427,9 @@ DAMAGES: Mapping[str, tuple[str | None, str]] = {
     "of another version": ('{"version": 99}', "is not of version 1, "),
     "a folder": (None, "can't be read: Is a directory"),
 }
-STATE_FILES = ("meant", "pin", "seen", "serials", "refused", "lifted")
+STATE_FILES = ("meant", "pin", "seen", "serials")
+# They only hold something back for a while.
+THROTTLES = ("refused", "lifted")
 
 
 @contextmanager
@@ -471,6 +475,26 @@ def test_a_damaged_file_of_the_state(daemon: Stack, name: str, damage: str) -> N
     at_serials(daemon, before)
     assert pin(daemon, "backup").status_code == 200
     moved(daemon, daemon.backup, raised(before, 1))
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("name", THROTTLES)
+def test_a_damaged_file_that_holds_back_holds_up_no_switch(
+    program: Program, name: str, damage: str
+) -> None:
+    """It is put aside, and told; what was held back is tried once more."""
+    content, _ = DAMAGES[damage]
+    path = state(program.stack) / f"{name}.json"
+    path.unlink(missing_ok=True)
+    if content is None:
+        path.mkdir()
+    else:
+        path.write_text(content)
+    program.down["main"] = True
+    assert not program.run("timer").failed
+    program.serves(dict.fromkeys(ZONES, (TODAY + 1, program.stack.backup)))
+    assert not path.exists()
+    assert path.with_suffix(".damaged").exists()
 
 
 def failing(stack: Stack) -> set[str]:

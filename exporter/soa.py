@@ -85,14 +85,16 @@ def ask(
     zones: Sequence[str],
     patience: float,
     *,
+    deadline: float = math.inf,
     key: dns.tsig.Key | None = None,
 ) -> Mapping[str, Serial | NoSerial]:
     """The SOA of each zone at one nameserver; signed by `key`, if any, and so are the answers.
 
-    It takes as long as the answers take, and ends when nothing has come for `patience` seconds. A
-    question that is lost is sent again in this time, twice.
+    It takes as long as the answers take, and ends when nothing has come for `patience` seconds, or
+    at the `deadline` (monotonic). A question that is lost is sent again in such a silence, twice.
     """
-    return asyncio.run(_ask(nameserver, zones, {}, patience, key=key)).serials
+    answers = asyncio.run(_ask(nameserver, zones, {}, patience, deadline=deadline, key=key))
+    return answers.serials
 
 
 def addresses(
@@ -100,13 +102,15 @@ def addresses(
     pointers: Mapping[str, Pointer],
     patience: float,
     *,
+    deadline: float = math.inf,
     key: dns.tsig.Key | None = None,
 ) -> Mapping[str, frozenset[Address]]:
     """The addresses that each zone's pointer has at one nameserver; asked for as with `ask`.
 
     A zone is absent where none came with authority.
     """
-    return asyncio.run(_ask(nameserver, [], pointers, patience, key=key)).addresses
+    answers = asyncio.run(_ask(nameserver, [], pointers, patience, deadline=deadline, key=key))
+    return answers.addresses
 
 
 def ask_all(
@@ -137,14 +141,16 @@ def exchange(
     messages: Sequence[dns.message.Message],
     patience: float,
     *,
+    deadline: float = math.inf,
     tries: int = TRIES,
 ) -> list[dns.rcode.Rcode | NoReply]:
-    """Send every message and give the reply's code to each, in order; `patience` as for `ask`.
+    """Send every message and give the reply's code to each, in order; it ends as `ask` does.
 
     A reply to a signed message has to be signed likewise (RFC 8945). A message is signed once, when
     it is sent first: with more than one try it is the same bytes that are sent again.
     """
-    talk = Talk(nameserver, map(_message, messages), len(messages), patience, tries=tries)
+    asked = map(_message, messages)
+    talk = Talk(nameserver, asked, len(messages), patience, deadline=deadline, tries=tries)
     codes = asyncio.run(talk.run())
     return [NoReply(code) if isinstance(code, str) else code for code in codes]
 
@@ -324,8 +330,6 @@ def _parse(message: dns.message.Message, data: bytes) -> dns.message.Message | s
         reply = dns.message.from_wire(data, keyring=message.keyring, request_mac=message.mac or b"")
     except dns.exception.DNSException as error:
         return _REFUSALS.get(type(error)) or _unsigned(message, data)
-    if message.mac and not reply.had_tsig:  # older versions of dnspython let it pass
-        return _unsigned(message, data)
     return reply if message.is_response(reply) else None
 
 

@@ -56,7 +56,8 @@ class Talk(Generic[_T]):
 
     It is over when all is answered, at the `deadline` (monotonic), or when nothing has come for
     `patience` seconds: so a dead nameserver costs the patience once, and a slow one is asked as
-    fast as it answers. Within the patience a question is sent so many times.
+    fast as it answers. Of a silence as long as the patience, each third (with three `tries`) sends
+    again what is unanswered.
     """
 
     def __init__(  # noqa: PLR0913
@@ -165,7 +166,8 @@ class Talk(Generic[_T]):
         return self._again[0] if self._again else None
 
     def _late(self, asked: _Question[_T]) -> float:
-        return asked.sent + self._patience / self._tries
+        # Not while answers come: its own may be on its way behind them.
+        return max(asked.sent, self._heard) + self._patience / self._tries
 
     # What goes out.
 
@@ -226,7 +228,7 @@ class Talk(Generic[_T]):
         except OSError as error:
             answer = network_reason(error)
         else:
-            answer = asked.read(data)
+            answer = asked.read(data) if len(data) >= HEADER else None
         self._settle(asked, "malformed" if answer is None else answer)
         self._hear()
 

@@ -35,8 +35,9 @@ python:
 parts: python
 	@sh demo/install-parts demo $(PYTHON)
 
-# What the tests need beside, and the demo does not: the other kinds of name server.
-more-parts: python
+# What the tests need beside, and the demo does not: the other kinds of name server. After the
+# parts: two apt-gets at once, with make -j, would be one too many.
+more-parts: parts
 	@sh demo/install-parts test $(PYTHON)
 
 # Debian's Python has no ensurepip; then pip comes from the wheel that install-parts has seen to.

@@ -262,8 +262,7 @@ def _missing(config: Config, state: State, name: str, *, named: bool, known: boo
     state.retire(name)
     published = config.zones.published / name
     with suppress(OSError):  # what a killed run may have left: nobody else looks after it now
-        files.drop(published)
-        files.sweep(published.parent, {name})
+        files.clear(published)
     return Verdict(
         "retired",
         f"{path} is gone: {published} is not written any more;"

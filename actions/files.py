@@ -18,7 +18,7 @@ _ONE_SECOND_NS = 1_000_000_000
 _TOGETHER = 200
 
 # Fixed names, so that what a crash leaves behind goes with the next run.
-_TEMPORARY, _LAST = ".tmp", ".last"
+_TEMPORARY, _LAST, _SPARE = ".tmp", ".last", ".spare"
 
 
 def put(path: Path, content: bytes, *, mode: int = 0o644) -> None:
@@ -64,6 +64,8 @@ def put_all(
 def _written(path: Path, content: bytes, mode: int) -> BinaryIO:
     """Write a temporary file beside `path`; it is left open."""
     temporary = _beside(path, _TEMPORARY)
+    with suppress(OSError):  # none there, mostly
+        os.rename(_beside(path, _SPARE), temporary)  # noqa: PTH104  thousands: plainly
     file = open(  # noqa: SIM115  the caller closes it; a link is nothing of ours
         temporary, "wb", opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW, mode)
     )
@@ -110,9 +112,22 @@ def kept(path: Path) -> bytes | None:
         return None
 
 
-def drop(path: Path) -> None:
-    """Keep it no longer; may raise OSError."""
-    Path(_beside(path, _LAST)).unlink(missing_ok=True)
+def drop(path: Path, *, spare: bool = False) -> None:
+    """Keep it no longer; may raise OSError. As a `spare`, the file is used for the next content.
+
+    To make a file takes ext4 ten times as long where thousands were removed minutes ago.
+    """
+    if spare:
+        with suppress(FileNotFoundError):
+            os.rename(_beside(path, _LAST), _beside(path, _SPARE))  # noqa: PTH104
+    else:
+        Path(_beside(path, _LAST)).unlink(missing_ok=True)
+
+
+def clear(path: Path) -> None:
+    """Remove all that may stand beside `path`; may raise OSError."""
+    for suffix in (_TEMPORARY, _LAST, _SPARE):
+        Path(_beside(path, suffix)).unlink(missing_ok=True)
 
 
 def keeping(folder: Path) -> set[str]:

@@ -94,14 +94,15 @@ class Primary:
         refused_before = {name for name, answer in late.items() if answer == _REFUSES}
         with self._tally.step("verify"):
             while late and time.monotonic() - began < _patience(late, given_up, untried) + more:
-                if reload := time.monotonic() >= reload_at:
+                if again := time.monotonic() >= reload_at:
                     if not self._reload(late):
                         return {}
+                    again = reload_at > 0  # the first one has only begun
                     reload_at, reload_after = time.monotonic() + reload_after, reload_after * 2
                 time.sleep(_ASK_EVERY_SECONDS)
                 # Some for all: zones come together, mostly, and there may be thousands.
                 some = {name: wanted[name] for name in islice(late, _SOME)}
-                if not reload and len(self._late(some, self.ask(some), _nobody)) == len(some):
+                if not again and len(self._late(some, self.ask(some), _nobody)) == len(some):
                     continue
                 before = len(late)
                 late = self._late({n: wanted[n] for n in late}, self.ask(late), served)

@@ -34,6 +34,9 @@ _LIFT_EVERY = timedelta(days=1)
 # What the primary refused is tried again after this: the fault may have been its own.
 _TRY_AGAIN = timedelta(hours=1)
 
+# With so many zones the files of old contents are kept, as `.ZONE.spare`, and written anew.
+_MANY = 200
+
 # So many zones have a line each in the log; more have one for all.
 LINES = 20
 
@@ -100,7 +103,7 @@ class Publisher:
         """Let go of what was kept for zones that are served now."""
         for name in self._kept & set(serials):
             with contextlib.suppress(OSError):  # the next run tries again
-                files.drop(self._path(name))
+                files.drop(self._path(name), spare=len(self._templates) >= _MANY)
             self._kept.discard(name)
         if over := self._refused.keys() & set(serials) - self._held:
             self._refused = {n: its for n, its in self._refused.items() if n not in over}

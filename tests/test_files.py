@@ -88,3 +88,21 @@ def test_what_is_left_of_writing_is_swept_away(tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {".other.tmp", "notes.tmp", ".zone.last"}
     files.sweep(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"notes.tmp", ".zone.last"}
+
+
+def test_a_spare_file_is_written_anew(tmp_path: Path) -> None:
+    """The same inode, and what it held before is gone."""
+    path = tmp_path / "zone"
+    files.put(path, b"a long first content")
+    files.put_all(tmp_path, [("zone", b"second")], keep={"zone"})
+    first = (tmp_path / ".zone.last").stat().st_ino
+    files.drop(path, spare=True)
+    assert [p.name for p in sorted(tmp_path.iterdir())] == [".zone.spare", "zone"]
+    files.put_all(tmp_path, [("zone", b"third")], keep={"zone"})
+    assert path.read_bytes() == b"third"
+    assert path.stat().st_ino == first
+    assert files.kept(path) == b"second"
+    files.drop(path, spare=True)
+    files.drop(path, spare=True)
+    files.clear(path)
+    assert [p.name for p in tmp_path.iterdir()] == ["zone"]

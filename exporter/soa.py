@@ -16,11 +16,10 @@ import asyncio
 import functools
 import ipaddress
 import itertools
-import math
 import secrets
 import struct
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -85,15 +84,15 @@ def ask(
     zones: Sequence[str],
     patience: float,
     *,
-    deadline: float = math.inf,
+    enough: Callable[[], bool] = lambda: False,
     key: dns.tsig.Key | None = None,
 ) -> Mapping[str, Serial | NoSerial]:
     """The SOA of each zone at one nameserver; signed by `key`, if any, and so are the answers.
 
     It takes as long as the answers take, and ends when nothing has come for `patience` seconds, or
-    at the `deadline` (monotonic). A question that is lost is sent again in such a silence, twice.
+    soon after it is `enough`. A question that is lost is sent again in such a silence, twice.
     """
-    answers = asyncio.run(_ask(nameserver, zones, {}, patience, deadline=deadline, key=key))
+    answers = asyncio.run(_ask(nameserver, zones, {}, patience, enough=enough, key=key))
     return answers.serials
 
 
@@ -102,14 +101,14 @@ def addresses(
     pointers: Mapping[str, Pointer],
     patience: float,
     *,
-    deadline: float = math.inf,
+    enough: Callable[[], bool] = lambda: False,
     key: dns.tsig.Key | None = None,
 ) -> Mapping[str, frozenset[Address]]:
     """The addresses that each zone's pointer has at one nameserver; asked for as with `ask`.
 
     A zone is absent where none came with authority.
     """
-    answers = asyncio.run(_ask(nameserver, [], pointers, patience, deadline=deadline, key=key))
+    answers = asyncio.run(_ask(nameserver, [], pointers, patience, enough=enough, key=key))
     return answers.addresses
 
 
@@ -123,12 +122,12 @@ def ask_all(
 
     All of it side by side, within `timeout` seconds in all.
     """
-    deadline = time.monotonic() + timeout
+    end = time.monotonic() + timeout
 
     async def all_of_them() -> list[Answers]:
         return await asyncio.gather(
             *(
-                _ask(each, zones, pointers, timeout, deadline=deadline)
+                _ask(each, zones, pointers, timeout, enough=lambda: time.monotonic() >= end)
                 for each in nameservers.values()
             )
         )
@@ -141,7 +140,7 @@ def exchange(
     messages: Sequence[dns.message.Message],
     patience: float,
     *,
-    deadline: float = math.inf,
+    enough: Callable[[], bool] = lambda: False,
     tries: int = TRIES,
 ) -> list[dns.rcode.Rcode | NoReply]:
     """Send every message and give the reply's code to each, in order; it ends as `ask` does.
@@ -150,7 +149,7 @@ def exchange(
     it is sent first: with more than one try it is the same bytes that are sent again.
     """
     asked = map(_message, messages)
-    talk = Talk(nameserver, asked, len(messages), patience, deadline=deadline, tries=tries)
+    talk = Talk(nameserver, asked, len(messages), patience, enough=enough, tries=tries)
     codes = asyncio.run(talk.run())
     return [NoReply(code) if isinstance(code, str) else code for code in codes]
 
@@ -167,7 +166,7 @@ async def _ask(  # noqa: PLR0913
     pointers: Mapping[str, Pointer],
     patience: float,
     *,
-    deadline: float = math.inf,
+    enough: Callable[[], bool] = lambda: False,
     key: dns.tsig.Key | None = None,
 ) -> Answers:
     # The SOAs stand first, and so are sent first: what else is asked doesn't make them wait.
@@ -179,7 +178,7 @@ async def _ask(  # noqa: PLR0913
         _signed(name, rtype, number, key) if key else _question(name, rtype, number)
         for (name, rtype), number in zip(wanted, _ids(len(wanted)), strict=False)
     )
-    talk: Talk[_Known] = Talk(nameserver, questions, len(wanted), patience, deadline=deadline)
+    talk: Talk[_Known] = Talk(nameserver, questions, len(wanted), patience, enough=enough)
     known = await talk.run()
     return Answers(
         serials={

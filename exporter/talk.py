@@ -28,6 +28,8 @@ HEADER = 12
 _IN_FLIGHT = 100
 # When nothing has come for these seconds, the questions on their way hold up the others no more.
 _SOON = 0.1
+# So often it is looked whether it is enough, in seconds.
+_LOOK_SECONDS = 0.05
 # Connections at once, for answers that came truncated (as from a nameserver's rate limit).
 _CONNECTIONS = 10
 
@@ -54,7 +56,7 @@ class _Question(Generic[_T]):
 class Talk(Generic[_T]):
     """Ask one nameserver so many questions; each is made only when it is its turn.
 
-    It is over when all is answered, at the `deadline` (monotonic), or when nothing has come for
+    It is over when all is answered, soon after it is `enough`, or when nothing has come for
     `patience` seconds: so a dead nameserver costs the patience once, and a slow one is asked as
     fast as it answers. Of a silence as long as the patience, each third (with three `tries`) sends
     again what is unanswered.
@@ -67,7 +69,7 @@ class Talk(Generic[_T]):
         number: int,
         patience: float,
         *,
-        deadline: float = math.inf,
+        enough: Callable[[], bool] = lambda: False,
         tries: int = TRIES,
     ) -> None:
         self._nameserver = nameserver
@@ -78,7 +80,7 @@ class Talk(Generic[_T]):
         self._answers: list[_T | str | None] = [None] * number
         self._left = number
         self._patience = patience
-        self._deadline = deadline
+        self._enough = enough
         self._tries = tries
         self._open: dict[int, _Question[_T]] = {}  # without an answer yet, by id
         self._awaited: set[int] = set()  # the ids of those that hold up the others
@@ -136,7 +138,7 @@ class Talk(Generic[_T]):
     def _tick(self) -> None:
         """Do what is due, and come back for what is due next."""
         now = self._loop.time()
-        if now >= self._end_of_patience():
+        if now >= self._heard + self._patience or self._enough():
             self._end("timeout")
             return
         if now >= self._moved + _SOON:
@@ -151,13 +153,11 @@ class Talk(Generic[_T]):
         # Whatever comes in until then puts this off: nothing is due earlier for it.
         oldest = self._oldest()
         return min(
-            self._end_of_patience(),
+            self._heard + self._patience,
+            self._loop.time() + _LOOK_SECONDS,
             self._moved + _SOON if len(self._awaited) >= _IN_FLIGHT else math.inf,
             self._late(oldest) if oldest else math.inf,
         )
-
-    def _end_of_patience(self) -> float:
-        return min(self._heard + self._patience, self._deadline)
 
     def _oldest(self) -> _Question[_T] | None:
         """The question that is to be sent again first."""

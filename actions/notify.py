@@ -8,12 +8,14 @@ addresses it gives at that serial. What is wanted is converge's business.
 import base64
 import binascii
 import logging
+import random
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
-from itertools import chain, islice, repeat
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from operator import itemgetter
 from pathlib import Path
 
 import dns.flags
@@ -43,7 +45,7 @@ _ASK_FIRST_SECONDS = 0.02
 _ASK_AT_MOST_SECONDS = 5.0
 # NSD answers no more than 200 questions a second; where more zones lag, all goes slower.
 _LAGGING_AT_FULL_PACE = 200
-# So many are asked for and notified before what is newer, or the end, is seen to: in a second.
+# So many are asked for and notified before what is newer, or the end, is seen to.
 _AT_ONCE = 1000
 
 # NOTIFY again what lags, more and more seldom; a restarted secondary falls behind by itself, so
@@ -94,11 +96,12 @@ class Behind:
     serial: int | None
     reason: str
     coming: bool = False  # whether it is worth waiting for
+    stays: bool = field(default=False, compare=False)  # it answers with what it should no more
 
 
 @dataclass(frozen=True)
 class Observer:
-    """Who is told of notifies and of zones that arrived, by the nameserver's label."""
+    """Who is told of notifies and of zones that arrived after one, by the nameserver's label."""
 
     notified: Callable[[str, int], None]
     notify_failed: Callable[[str, int], None]
@@ -158,7 +161,7 @@ class Follower:
         self._thread.start()
 
     def end(self) -> None:
-        """Tell the thread to end; takes it as long as an unanswered question and NOTIFY at most."""
+        """Tell the thread to end; it waits for no answer then."""
         with self._news:
             self._stopping = True
             self._news.notify_all()
@@ -171,14 +174,21 @@ class Follower:
     def want(self, wanted: Mapping[str, Wanted]) -> None:
         """Say what the primary serves now; what was wanted already changes nothing.
 
-        What is new takes the place of what was wanted before, and is notified without delay.
+        What is new takes the place of what was wanted before, and is notified before anything is
+        asked: no switch waits for zones that give no answer.
         """
         now = time.monotonic()
         with self._news:
             for zone, its in wanted.items():
                 before = self._zones.get(zone)
                 if before is None or before.wanted != its:
-                    self._zones[zone] = _fresh(its, self._answered.get(zone), now)
+                    answered = self._answered.get(zone)
+                    self._zones[zone] = _Zone(
+                        its,
+                        stands=Behind(answered, "not asked yet", coming=True),
+                        known=before is not None or answered is not None,
+                        since=now,
+                    )
                     self._fresh = True
             self._news.notify_all()
 
@@ -208,12 +218,19 @@ class Follower:
     def serials(self, zones: Collection[str]) -> dict[str, int]:
         """Zone -> the serial that the secondary answered with last; asks where nobody has yet.
 
-        Once, and with little patience: nobody waits for one that is unreachable.
+        Once, and not for long: nobody waits for one that is unreachable, or slow.
         """
         with self._news:
             unknown = [zone for zone in zones if zone not in self._answered]
         if unknown:
-            answers = soa.ask(self._secondary, unknown, _SERIALS_SECONDS, key=self._key)
+            end = time.monotonic() + _SERIALS_SECONDS
+            answers = soa.ask(
+                self._secondary,
+                unknown,
+                _SERIALS_SECONDS,
+                enough=lambda: time.monotonic() >= end,
+                key=self._key,
+            )
             with self._news:
                 for zone, its in answers.items():
                     serial = its.serial if isinstance(its, soa.Serial) else None
@@ -246,42 +263,72 @@ class Follower:
 
     def _follow(self) -> None:
         while not self._stopping:
-            asked = self._ask(self._take())
+            due = self._take()
+            self._notify({zone: its for zone, its in due.items() if its.reply is None})
+            if self._is_called():
+                continue
+            asked = self._ask(due)
             self._notify(asked)
             self._rest(self._plan(asked))
 
-    def _take(self) -> dict[str, Wanted]:
-        """What to ask for now: every zone once a minute, those that lag far more often."""
+    def _is_called(self) -> bool:
+        """Whether something newer, or the end, is to be seen to: before any answer."""
+        return self._fresh or self._stopping
+
+    def _take(self) -> "dict[str, _Zone]":
+        """What to ask for now: every zone once a minute, those that lag far more often.
+
+        Of those that have waited as long, others are the first each time: a thousand of them that
+        are never answered would else be taken for all, for ever.
+        """
         with self._news:
             self._fresh = False
             now = time.monotonic()
             due = [(its.ask_at, zone) for zone, its in self._zones.items() if its.ask_at <= now]
-            return {zone: self._zones[zone].wanted for _, zone in sorted(due)}
+            random.shuffle(due)
+            due.sort(key=itemgetter(0))
+            return {zone: self._zones[zone] for _, zone in due}
 
-    def _ask(self, due: Mapping[str, Wanted]) -> Mapping[str, Wanted]:
+    def _ask(self, due: "Mapping[str, _Zone]") -> "Mapping[str, _Zone]":
         """Ask for the first of them; gives those of which is known now how they stand."""
-        first = dict(islice(due.items(), _AT_ONCE))
-        answers = soa.ask(self._secondary, list(first), _ANSWER_SECONDS, key=self._key)
-        if all(its == _NO_ANSWER for its in answers.values()):
-            answers = dict.fromkeys(due, _NO_ANSWER)  # nor would it answer for the others
-        else:
-            due = first
-        stand = {zone: standing(answers[zone], its.soa.serial) for zone, its in due.items()}
-        pointers = {
-            zone: its.pointer
-            for zone, its in due.items()
-            if its.pointer is not None and isinstance(stand[zone], Serves)
-        }
-        if pointers:
-            found = soa.addresses(self._secondary, pointers, _ANSWER_SECONDS, key=self._key)
-            for zone, pointer in pointers.items():
-                stand[zone] = _pointing(due[zone], pointer, found.get(zone))
+        first = list(islice(due, _AT_ONCE))
+        answers = soa.ask(
+            self._secondary, first, _ANSWER_SECONDS, enough=self._is_called, key=self._key
+        )
+        if self._is_called():  # so that nobody knows what the others would have answered
+            answers = {zone: its for zone, its in answers.items() if its != _NO_ANSWER}
+        elif all(its == _NO_ANSWER for its in answers.values()):
+            answers = dict.fromkeys(due, _NO_ANSWER)  # nor would it answer for those not asked
+        stand = {zone: standing(its, due[zone].wanted.soa.serial) for zone, its in answers.items()}
+        self._look_where_they_point(due, stand)
         with self._news:
             self._heard(due, stand)
             self._news.notify_all()
-        return due
+        return {zone: due[zone] for zone in stand}
 
-    def _heard(self, due: Mapping[str, Wanted], stand: Mapping[str, Serves | Behind]) -> None:
+    def _look_where_they_point(
+        self, due: "Mapping[str, _Zone]", stand: "dict[str, Serves | Behind]"
+    ) -> None:
+        """Ask for the addresses of those that serve what is wanted, and have not been seen to."""
+        pointers = {
+            zone: pointer
+            for zone, stands in stand.items()
+            if isinstance(stands, Serves)
+            and not isinstance(due[zone].stands, Serves)
+            and (pointer := due[zone].wanted.pointer) is not None
+        }
+        if not pointers:
+            return
+        found = soa.addresses(
+            self._secondary, pointers, _ANSWER_SECONDS, enough=self._is_called, key=self._key
+        )
+        for zone, pointer in pointers.items():
+            if zone in found or not self._is_called():
+                stand[zone] = _pointing(due[zone].wanted, pointer, found.get(zone))
+            else:
+                del stand[zone]
+
+    def _heard(self, due: "Mapping[str, _Zone]", stand: Mapping[str, Serves | Behind]) -> None:
         now = time.monotonic()
         arrived = {}
         for zone, stands in stand.items():
@@ -289,13 +336,12 @@ class Follower:
                 continue  # retired meanwhile
             if stands.serial is not None or zone not in self._answered:
                 self._answered[zone] = stands.serial
-            its = self._zones[zone]
-            if its.wanted is not due[zone]:
+            if (its := due[zone]) is not self._zones[zone]:
                 continue  # something newer is wanted, and asked for in a moment
-            its.hear(stands, now)
-            if isinstance(stands, Serves) and its.since is not None:
-                arrived[zone] = now - its.since
-                its.since = None
+            if (seconds := its.hear(stands, now)) is not None:
+                arrived[zone] = seconds
+        # A refusal of which nothing is left is worth a line when it comes again.
+        self._complaints &= {why for its in self._zones.values() if (why := _refusal(its.reply))}
         for seconds in arrived.values():
             self._observer.arrived(self.name, seconds)
         self._say_arrived(arrived)
@@ -317,37 +363,38 @@ class Follower:
                 },
             )
 
-    def _notify(self, asked: Mapping[str, Wanted]) -> None:
+    def _notify(self, zones: "Mapping[str, _Zone]") -> None:
+        """Notify those of them that are due for it, until something newer is."""
         with self._news:
             now = time.monotonic()
-            lagging = {
-                zone: wanted
-                for zone, wanted in asked.items()
-                if (its := self._current(zone, wanted)) and its.lags() and its.notify_at <= now
-            }
-        left = list(lagging)
+            left = {zone: its for zone, its in zones.items() if its.is_to_be_notified(now)}
         while left:
-            zones, left = left[:_AT_ONCE], left[_AT_ONCE:]
-            messages = [message(zone, lagging[zone].soa.rdata, self._key) for zone in zones]
+            first = list(islice(left, _AT_ONCE))
+            messages = [message(zone, left[zone].wanted.soa.rdata, self._key) for zone in first]
             # One try for each message: a signed one has to be fresh, so the next is a new one.
-            replies = soa.exchange(self._secondary, messages, _ANSWER_SECONDS, tries=1)
+            replies = soa.exchange(
+                self._secondary,
+                messages,
+                _ANSWER_SECONDS,
+                enough=lambda: self._stopping,
+                tries=1,
+            )
+            if self._stopping:
+                return
+            self._tell(replies)
+            took = dict(zip(first, replies, strict=True))
             if all(reply == _NO_REPLY for reply in replies):
-                zones, left = [*zones, *left], []  # nor would it take the others
+                took = dict.fromkeys(left, _NO_REPLY)  # nor would it take the others
             with self._news:
-                self._replied(lagging, zones, replies)
+                now = time.monotonic()
+                for zone, reply in took.items():
+                    left.pop(zone).take(reply, now)
                 self._news.notify_all()
-                if self._fresh or self._stopping:
-                    return  # what is left is still due
+            if self._fresh:
+                return  # what is left is still due
 
-    def _replied(
-        self, lagging: Mapping[str, Wanted], zones: Sequence[str], replies: Sequence["_Reply"]
-    ) -> None:
-        """Take in the replies of the first zones; that of the last holds for those without."""
-        now = time.monotonic()
-        unanswered = repeat(replies[-1], len(zones) - len(replies))
-        for zone, reply in zip(zones, chain(replies, unanswered), strict=True):
-            if its := self._current(zone, lagging[zone]):
-                its.take(reply, now)
+    def _tell(self, replies: "Sequence[_Reply]") -> None:
+        """Count them; each reason for a refusal has a line, until it is over."""
         refusals = Counter(why for reply in replies if (why := _refusal(reply)))
         self._observer.notified(self.name, len(replies))
         self._observer.notify_failed(self.name, refusals.total())
@@ -355,27 +402,21 @@ class Follower:
             if why not in self._complaints:
                 told = {"nameserver": self.name, "zones": number, "reason": why}
                 log.warning("notify failed", extra=told)
-        lasting = {why for its in self._zones.values() if (why := _refusal(its.reply))}
-        self._complaints = lasting | refusals.keys()
+        self._complaints |= refusals.keys()
 
-    def _plan(self, asked: Mapping[str, Wanted]) -> float:
+    def _plan(self, asked: "Mapping[str, _Zone]") -> float:
         """Seconds until the next question; puts down when those just asked are asked again."""
         with self._news:
             now = time.monotonic()
             lagging = sum(isinstance(its.stands, Behind) for its in self._zones.values())
-            for zone, wanted in asked.items():
-                if its := self._current(zone, wanted):
-                    its.plan(now, slower=max(1.0, lagging / _LAGGING_AT_FULL_PACE))
+            for its in asked.values():
+                its.plan(now, slower=max(1.0, lagging / _LAGGING_AT_FULL_PACE))
             asked_next = (its.ask_at for its in self._zones.values())
             return min(asked_next, default=now + _LOOK_AGAIN_SECONDS) - now
 
-    def _current(self, zone: str, wanted: Wanted) -> "_Zone | None":
-        its = self._zones.get(zone)
-        return its if its is not None and its.wanted is wanted else None
-
     def _rest(self, seconds: float) -> None:
         with self._news:
-            self._news.wait_for(lambda: self._fresh or self._stopping, max(0.0, seconds))
+            self._news.wait_for(self._is_called, max(0.0, seconds))
 
 
 def stop(followers: Collection[Follower]) -> None:
@@ -389,8 +430,6 @@ def stop(followers: Collection[Follower]) -> None:
 # --- what is known of one zone --------------------------------------------------------------
 
 _NOT_LOADED = "SERVFAIL"  # what a secondary says of a new zone before its first transfer
-_OLDER = "serves an older serial"
-_ELSEWHERE = "serves other addresses at this serial"
 
 _Reply = dns.rcode.Rcode | soa.NoReply
 _NO_ANSWER, _NO_REPLY = soa.NoSerial("timeout"), soa.NoReply("timeout")
@@ -402,82 +441,85 @@ class _Zone:
 
     wanted: Wanted
     stands: Serves | Behind
-    since: float | None  # when it was found to lag, until it has arrived
-    ask_at: float
-    ask_after: float
-    notify_at: float
-    notify_after: float
+    known: bool  # whether it stands so, for all that is known: by an answer, or one of before
+    since: float | None  # when it was wanted, until it is served
+    ask_at: float = 0.0  # before all others
+    ask_after: float = 0.0  # the last wait between two questions; at first, none
+    notified_at: float = 0.0
+    notify_after: float = 0.0  # the wait until the next NOTIFY
     stays_since: float | None = None  # since when it answers, and does not take what is wanted
-    reply: _Reply | None = None  # to the last NOTIFY
+    unseen: bool = False  # whether it takes NOTIFYs, and gives no SOA even then
+    reply: _Reply | None = None  # to the last NOTIFY since it was wanted, or served
 
     def seen(self) -> Serves | Behind:
         """How it stands, by all that the secondary said."""
         stands = self.stands
         if isinstance(stands, Serves):
             return stands
-        if self.is_unseen():
+        if self.unseen:
             return Behind(None, f"took the NOTIFY, gives no SOA: {stands.reason}")
         if not self.lags():
             return stands
-        if self.reply is None:  # it is notified in a moment
+        if self.reply is None or self._lives():  # it is notified, or asked, in a moment
             return replace(stands, coming=True)
         trouble = _trouble(self.reply, stands.reason)
         return replace(stands, reason=f"{stands.reason}; {trouble}") if trouble else stands
 
     def lags(self) -> bool:
         """Whether a NOTIFY can help: it does not if the serial is the right one."""
-        return isinstance(self.stands, Behind) and self.stands.serial != self.wanted.soa.serial
-
-    def is_unseen(self) -> bool:
-        """Whether it takes NOTIFYs, and gives no SOA; before a first transfer that is no wonder."""
         return (
-            isinstance(self.stands, Behind)
-            and self.stands.serial is None
-            and self.stands.reason != _NOT_LOADED
-            and self.reply == dns.rcode.NOERROR
+            self.known
+            and isinstance(self.stands, Behind)
+            and self.stands.serial != self.wanted.soa.serial
         )
 
-    def hear(self, stands: Serves | Behind, now: float) -> None:
-        """Take in what it answered."""
+    def _lives(self) -> bool:
+        """Whether it takes NOTIFYs, and has given no SOA."""
+        return _is_gone(self.stands) and self.reply == dns.rcode.NOERROR
+
+    def is_to_be_notified(self, now: float) -> bool:
+        """Whether it lags, and the last NOTIFY, if any, was long enough ago."""
+        wait = _NOTIFY_UNSEEN_SECONDS if self.unseen else self.notify_after
+        return self.lags() and now >= self.notified_at + wait
+
+    def hear(self, stands: Serves | Behind, now: float) -> float | None:
+        """Take in what it answered.
+
+        Gives the seconds since it was wanted, if it is served now, and a NOTIFY went before.
+        """
         if isinstance(stands, Behind) and stands.serial == self.wanted.soa.serial:
             # A name server that loads a zone answers from the old one too, for a moment.
             stands = replace(stands, coming=self.stands.serial != stands.serial)
-        if isinstance(stands, Serves) or _is_back(self.stands, stands):
-            self.ask_after = _ASK_FIRST_SECONDS
-            self.notify_at, self.notify_after = now, _NOTIFY_FIRST_SECONDS
-        self.stands = stands
-        if isinstance(stands, Behind) and self.since is None:
-            self.since = now
-        if not _stays(stands):
+        if isinstance(stands, Serves) or (_is_gone(self.stands) and not _is_gone(stands)):
+            self.ask_after = self.notify_after = 0.0
+        if not (isinstance(stands, Behind) and stands.stays):
             self.stays_since = None
         elif self.stays_since is None:
             self.stays_since = now
+        self.stands, self.known = stands, True
+        self.unseen = self._lives()
+        if isinstance(stands, Behind):
+            return None
+        since, reply = self.since, self.reply
+        self.since = self.reply = None
+        return None if since is None or reply is None else now - since
 
     def take(self, reply: _Reply, now: float) -> None:
         """Take in what it replied to a NOTIFY."""
-        self.reply = reply
-        self.notify_at = now + (_NOTIFY_UNSEEN_SECONDS if self.is_unseen() else self.notify_after)
-        self.notify_after = min(self.notify_after * 2, _NOTIFY_AT_MOST_SECONDS)
+        self.reply, self.notified_at = reply, now
+        longer = max(_NOTIFY_FIRST_SECONDS, self.notify_after * 2)
+        self.notify_after = min(longer, _NOTIFY_AT_MOST_SECONDS)
+        if self._lives() and not self.unseen:
+            self.ask_after = 0.0  # it may just be back
 
     def plan(self, now: float, slower: float) -> None:
         """Put down when to ask again."""
-        if isinstance(self.stands, Serves) or self.is_unseen():
+        if isinstance(self.stands, Serves) or self.unseen:
             self.ask_at = now + _LOOK_AGAIN_SECONDS
         else:
+            longer = max(_ASK_FIRST_SECONDS, self.ask_after * 1.5)
+            self.ask_after = min(longer, _ASK_AT_MOST_SECONDS)
             self.ask_at = now + min(self.ask_after * slower, _LOOK_AGAIN_SECONDS)
-            self.ask_after = min(self.ask_after * 1.5, _ASK_AT_MOST_SECONDS)
-
-
-def _fresh(wanted: Wanted, answered: int | None, now: float) -> _Zone:
-    return _Zone(
-        wanted,
-        stands=Behind(answered, "not asked yet", coming=True),
-        since=now,
-        ask_at=0.0,  # before all others
-        ask_after=_ASK_FIRST_SECONDS,
-        notify_at=now,
-        notify_after=_NOTIFY_FIRST_SECONDS,
-    )
 
 
 def standing(answer: soa.Serial | soa.NoSerial, wanted: int) -> Serves | Behind:
@@ -488,7 +530,7 @@ def standing(answer: soa.Serial | soa.NoSerial, wanted: int) -> Serves | Behind:
         return Serves(wanted)
     if Rfc1982(answer.serial) > Rfc1982(wanted):
         return Behind(answer.serial, "is ahead of the primary")
-    return Behind(answer.serial, _OLDER, coming=True)
+    return Behind(answer.serial, "serves an older serial", coming=True, stays=True)
 
 
 def _pointing(
@@ -500,19 +542,13 @@ def _pointing(
         return Serves(serial)
     if found is None:
         return Behind(serial, f"gives no address of {pointer.name}")
-    return Behind(serial, f"{_ELSEWHERE}: {', '.join(sorted(map(str, found)))}")
+    others = ", ".join(sorted(map(str, found)))
+    return Behind(serial, f"serves other addresses at this serial: {others}", stays=True)
 
 
-def _stays(stands: Serves | Behind) -> bool:
-    """Whether it answers, and serves what it should no more."""
-    return isinstance(stands, Behind) and stands.reason.startswith((_OLDER, _ELSEWHERE))
-
-
-def _is_back(before: Serves | Behind, now: Serves | Behind) -> bool:
-    """Whether it knows the zone (again), having been silent, or without it."""
-    if isinstance(before, Serves) or isinstance(now, Serves) or before.serial is not None:
-        return False
-    return now.serial is not None or (now.reason == _NOT_LOADED != before.reason)
+def _is_gone(stands: Serves | Behind) -> bool:
+    """Whether it is silent, or without the zone, and nothing will change that in a moment."""
+    return isinstance(stands, Behind) and stands.serial is None and not stands.coming
 
 
 def _trouble(reply: _Reply, heard: str) -> str | None:

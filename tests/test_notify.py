@@ -65,7 +65,9 @@ class FakeSecondary:
         self.notified: list[dns.message.Message] = []
         self.on_notify: Reply = self.transfer
         self.silent = False
-        self.hidden: set[str] = set()  # zones that it says nothing of
+        self.hidden: set[str] = set()  # zones that it refuses to say anything of
+        self.mute: set[str] = set()  # zones on which it gives no answer
+        self.slow = 0.0  # seconds for each answer
         # Of what it says of a zone, and of addresses; None: nothing.
         self.rcode: dns.rcode.Rcode | None = dns.rcode.NOERROR
         self.address_rcode: dns.rcode.Rcode | None = dns.rcode.NOERROR
@@ -96,6 +98,8 @@ class FakeSecondary:
                 continue
             question = dns.message.from_wire(wire, keyring={KEY.name: KEY})
             reply = self._reply(question)
+            if self.slow:
+                self._ending.wait(self.slow)
             if reply is not None and not self.silent:
                 self.socket.sendto(reply.to_wire(), peer)
 
@@ -114,6 +118,8 @@ class FakeSecondary:
             rcode = self.rcode if rtype == dns.rdatatype.SOA else self.address_rcode
             if zone in self.hidden:
                 rcode = dns.rcode.REFUSED
+            if zone in self.mute:
+                return None
             if rcode != dns.rcode.NOERROR:
                 pass
             elif rtype == dns.rdatatype.SOA:
@@ -235,13 +241,13 @@ def test_a_secondary_that_takes_the_notify_is_done(
 
 
 def test_a_secondary_that_has_it_already_is_left_alone(
-    secondary: FakeSecondary, follower: Follower
+    secondary: FakeSecondary, follower: Follower, told: Told
 ) -> None:
-    """Nothing is sent."""
+    """Nothing is sent, and nothing has arrived: so it is at each start of the program."""
     secondary.serials[ZONE] = 4
     follower.want({ZONE: wanted(4, MAIN)})
     assert follower.wait(within(5)) == {ZONE: Serves(4)}
-    assert secondary.notified == []
+    assert secondary.notified == told.arrived == []
 
 
 def test_what_is_wanted_already_changes_nothing(
@@ -314,6 +320,16 @@ def test_no_serial_is_waited_for_where_nobody_answers(
     assert secondary.names() == []
 
 
+def test_a_slow_secondary_does_not_hold_up_the_first_serials(
+    secondary: FakeSecondary, follower: Follower
+) -> None:
+    """A switch waits for it no longer than for a dead one; what came by then counts."""
+    secondary.slow = 0.05
+    begun = time.monotonic()
+    assert 0 < len(follower.serials([f"{number}.example" for number in range(100)])) < 100
+    assert time.monotonic() - begun < 2.5  # all of it would take 5 s
+
+
 def test_serials_are_compared_as_rfc_1982_says(
     secondary: FakeSecondary, follower: Follower
 ) -> None:
@@ -357,17 +373,20 @@ def test_other_addresses_for_a_moment_are_waited_for(
 def test_addresses_are_asked_for_when_the_serial_is_right(
     secondary: FakeSecondary, follower: Follower, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At arrival, and whenever it is looked at again; before, they would say nothing."""
+    """At arrival, until they are right; before, and ever after, the serial tells all."""
     monkeypatch.setattr(notify, "_LOOK_AGAIN_SECONDS", 0.05)
     secondary.on_notify = ignore
     follower.want({ZONE: wanted(2, MAIN)})
     until(lambda: len(secondary.asked) > 3)
     assert set(secondary.names()) == {ZONE}
-    secondary.serials[ZONE] = 2
-    until(lambda: follower.seen() == {ZONE: Serves(2)})
-    secondary.addresses = [BACKUP]
+    secondary.addresses, secondary.serials[ZONE] = [BACKUP], 2
     said = f"serves other addresses at this serial: {BACKUP}"
     until(lambda: follower.seen() == {ZONE: Behind(2, said)})
+    secondary.addresses = [MAIN]
+    until(lambda: follower.seen() == {ZONE: Serves(2)})
+    secondary.names()
+    until(lambda: len(secondary.asked) > 3)
+    assert set(secondary.names()) == {ZONE}
 
 
 @pytest.mark.parametrize("rcode", [dns.rcode.SERVFAIL, None])
@@ -443,7 +462,8 @@ def test_noerror_is_no_proof(secondary: FakeSecondary, follower: Follower) -> No
     """A secondary that says yes and does not transfer is behind."""
     secondary.on_notify = ignore
     follower.want({ZONE: wanted(2)})
-    assert follower.wait(within(0.5)) == {ZONE: Behind(1, "serves an older serial", coming=True)}
+    until(lambda: len(secondary.notified) > 1)
+    assert follower.seen() == {ZONE: Behind(1, "serves an older serial", coming=True)}
 
 
 @pytest.mark.parametrize(
@@ -482,6 +502,41 @@ def test_a_refusal_is_said_once_with_its_reason(  # noqa: PLR0913
     ]
     secondary.on_notify = good
     until(lambda: follower.seen() == {ZONE: Serves(3), OTHER: Serves(2)})
+
+
+def test_a_refusal_that_comes_again_is_said_again(
+    secondary: FakeSecondary,
+    follower: Follower,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Once all is served it is over; at the next switch it is news."""
+    monkeypatch.setattr(notify, "_ANSWER_SECONDS", 0.2)
+
+    def without_a_reply(zone: str, serial: int) -> None:
+        secondary.transfer(zone, serial)
+
+    secondary.on_notify = without_a_reply
+    for serial in (2, 3):
+        follower.want({ZONE: wanted(serial)})
+        assert follower.wait(within(5)) == {ZONE: Serves(serial)}
+    assert caplog.messages.count("notify failed") == 2
+
+
+def test_waits_grow_longer() -> None:
+    """What lags is asked for often at first; NOTIFY, which is not reliable, is soon repeated."""
+    its = notify._Zone(wanted(2), Behind(1, "serves an older serial"), known=True, since=0.0)
+    notifies, questions, now = [], [], 1000.0
+    for _ in range(16):
+        assert its.is_to_be_notified(now)
+        its.take(dns.rcode.NOERROR, now)
+        its.plan(now, slower=1)
+        notifies.append(its.notify_after)
+        questions.append(its.ask_at - now)
+        assert not its.is_to_be_notified(now + its.notify_after - 0.1)
+        now += its.notify_after
+    assert notifies == [0.5, 1, 2, 4, 8, 16, 32, *[60] * 9]
+    assert questions == pytest.approx([*(0.02 * 1.5**n for n in range(14)), 5, 5])
 
 
 def test_one_that_comes_back_from_silence_is_notified_at_once(
@@ -562,6 +617,21 @@ def test_one_that_only_takes_notifies_is_notified_once(  # noqa: PLR0913
     until(lambda: told.notified > 4)
 
 
+def test_one_that_is_back_for_the_notify_is_asked_at_once(
+    secondary: FakeSecondary, follower: Follower, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was silent when it was asked, a moment before: that says nothing any more."""
+    monkeypatch.setattr(notify, "_ANSWER_SECONDS", 0.2)
+
+    def back(zone: str, serial: int) -> dns.rcode.Rcode:
+        secondary.rcode = dns.rcode.NOERROR
+        return secondary.transfer(zone, serial)
+
+    secondary.rcode, secondary.on_notify = None, back
+    follower.want({ZONE: wanted(2)})
+    assert follower.wait(within(10)) == {ZONE: Serves(2)}
+
+
 def test_one_that_gives_an_soa_after_all_is_followed(
     secondary: FakeSecondary, follower: Follower, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -589,6 +659,8 @@ def test_a_retired_zone_is_followed_no_more(
     names = [message.question[0].name.to_text() for message in secondary.notified]
     assert set(names[2:]) == {f"{OTHER}."}  # one more of the other may have been on its way
     assert follower.seen().keys() == {OTHER}
+    secondary.serials[ZONE] = 7
+    assert follower.serials([ZONE]) == {ZONE: 7}  # asked anew
 
 
 # --- many changes, many zones ---------------------------------------------------------------
@@ -692,7 +764,6 @@ def test_only_what_lags_is_asked_for_again(secondary: FakeSecondary, follower: F
 
 @pytest.mark.parametrize("count", [20, 21])
 def test_many_zones_arrive_in_one_line(
-    secondary: FakeSecondary,
     follower: Follower,
     told: Told,
     caplog: pytest.LogCaptureFixture,
@@ -701,7 +772,6 @@ def test_many_zones_arrive_in_one_line(
     """Ten thousand lines would hide everything else."""
     caplog.set_level("INFO")
     zones = [f"{number}.example" for number in range(count)]
-    secondary.serials.update(dict.fromkeys(zones, 2))
     follower.want({zone: wanted(2) for zone in zones})
     assert follower.wait(within(10)) == dict.fromkeys(zones, Serves(2))
     lines = [vars(line) for line in caplog.records if line.message == "secondary serves"]
@@ -725,9 +795,17 @@ def test_what_is_new_waits_for_few_others_only(
     secondary.on_notify = ignore
     follower.want({zone: wanted(2) for zone in zones})
     until(lambda: set(zones) <= set(secondary.notified_zones()))
-    asked, notified = len(secondary.asked), len(secondary.notified)
-    follower.want({ZONE: wanted(2)})
+    wants: list[tuple[int, int]] = []
+
+    def then_comes_another(zone: str, serial: int) -> dns.rcode.Rcode:
+        if not wants:
+            wants.append((len(secondary.asked), len(secondary.notified)))
+            follower.want({ZONE: wanted(2)})
+        return ignore(zone, serial)
+
+    secondary.on_notify = then_comes_another
     until(lambda: ZONE in secondary.notified_zones())
+    ((asked, notified),) = wants
     assert secondary.notified_zones()[notified:].index(ZONE) <= 10
     assert secondary.names()[asked:].index(ZONE) <= 10
     secondary.on_notify = secondary.transfer
@@ -791,18 +869,130 @@ def test_told_to_end_it_does_not_go_through_thousands_first(
     assert len(secondary.notified) == 5
 
 
+@pytest.mark.parametrize("what", ["SOAs", "addresses", "NOTIFYs"])
+def test_told_to_end_it_waits_for_no_slow_answers(
+    secondary: FakeSecondary, told: Told, what: str
+) -> None:
+    """A program that is to end has seconds: all of these take 18."""
+
+    def slowly() -> None:
+        secondary.slow = 0.3
+
+    def where() -> list[str]:
+        slowly()
+        return [MAIN]
+
+    def take(zone: str, serial: int) -> dns.rcode.Rcode:
+        slowly()
+        return secondary.transfer(zone, serial)
+
+    follower = make_follower(secondary, told)
+    if what == "SOAs":
+        slowly()
+    elif what == "addresses":
+        secondary.on_address = where
+    else:
+        secondary.on_notify = take
+    follower.start()
+    follower.want({f"{number}.example": wanted(2, MAIN) for number in range(60)})
+    until(lambda: secondary.slow > 0 and len(secondary.asked) > 1)
+    begun = time.monotonic()
+    follower.stop()
+    assert time.monotonic() - begun < 6
+
+
+@pytest.mark.parametrize("rcode", [dns.rcode.NOERROR, None], ids=["follows", "gives no SOA"])
+def test_a_switch_is_notified_before_anything_is_asked(
+    secondary: FakeSecondary,
+    follower: Follower,
+    told: Told,
+    monkeypatch: pytest.MonkeyPatch,
+    rcode: dns.rcode.Rcode | None,
+) -> None:
+    """No silence is waited out first: one zone's would delay all others."""
+    monkeypatch.setattr(notify, "_ANSWER_SECONDS", 0.2)
+    secondary.rcode = rcode
+    zones = [f"{number}.example" for number in range(20)]
+    follower.want({zone: wanted(2) for zone in zones})
+    assert len(follower.wait(within(10))) == told.notified == len(zones)
+    before: list[int] = []
+
+    def take(zone: str, serial: int) -> dns.rcode.Rcode:
+        before.append(len(secondary.asked))
+        return secondary.transfer(zone, serial)
+
+    secondary.on_notify, secondary.mute = take, {zones[0]}
+    secondary.names()
+    follower.want({zone: wanted(3) for zone in zones})
+    until(lambda: len(before) >= len(zones) - 1)
+    assert set(before) == {0}
+
+
+def test_a_switch_waits_for_no_answer_to_other_questions(
+    secondary: FakeSecondary, follower: Follower, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are asked again after it; that one was cut short says nothing of the secondary."""
+    follower.want({OTHER: wanted(2)})
+    assert follower.wait(within(5)) == {OTHER: Serves(2)}
+    monkeypatch.setattr(notify, "_ANSWER_SECONDS", 60.0)
+    secondary.mute = {ZONE}
+    follower.want({ZONE: wanted(2)})
+    until(lambda: ZONE in secondary.names())
+    follower.want({OTHER: wanted(3)})
+    until(lambda: secondary.serials[OTHER] == 3)
+    until(lambda: ZONE in secondary.names())
+    assert follower.seen()[ZONE] == Behind(None, "not asked yet", coming=True)
+    secondary.mute = set()
+    follower.want({OTHER: wanted(4)})
+    until(lambda: follower.seen() == {ZONE: Serves(2), OTHER: Serves(4)})
+
+
+def test_zones_without_an_answer_are_not_taken_for_all_for_ever(
+    secondary: FakeSecondary, follower: Follower, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As many as are asked at once: the next time others are the first."""
+    monkeypatch.setattr(notify, "_AT_ONCE", 5)
+    monkeypatch.setattr(notify, "_ANSWER_SECONDS", 0.1)
+    secondary.mute = {f"{number}.example" for number in range(5)}
+    zones = [f"{number}.example" for number in range(25)]
+    follower.want({zone: wanted(2) for zone in zones})
+    served = Serves(2)
+    until(lambda: list(follower.seen().values()).count(served) == 20)
+
+
 # --- later ----------------------------------------------------------------------------------
 
 
 def test_one_that_falls_behind_by_itself_is_brought_back(
-    secondary: FakeSecondary, follower: Follower, monkeypatch: pytest.MonkeyPatch
+    secondary: FakeSecondary, follower: Follower, told: Told, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A restarted secondary can serve an older zone: everyone is looked at again."""
+    """A restarted secondary can serve an older zone: everyone is looked at again.
+
+    Nothing was published, so that nothing has arrived.
+    """
     monkeypatch.setattr(notify, "_LOOK_AGAIN_SECONDS", 0.05)
     follower.want({ZONE: wanted(2)})
     assert follower.wait(within(5)) == {ZONE: Serves(2)}
     secondary.serials[ZONE] = 1
     until(lambda: secondary.serials[ZONE] == 2)
+    until(lambda: follower.seen() == {ZONE: Serves(2)})
+    assert len(told.arrived) == 1
+
+
+def test_one_that_returns_from_an_outage_has_nothing_new(
+    secondary: FakeSecondary, follower: Follower, told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it serves had arrived before: how long it was away is no measure of publishing."""
+    monkeypatch.setattr(notify, "_LOOK_AGAIN_SECONDS", 0.05)
+    monkeypatch.setattr(notify, "_ANSWER_SECONDS", 0.1)
+    follower.want({ZONE: wanted(2)})
+    until(lambda: follower.seen() == {ZONE: Serves(2)})
+    secondary.silent = True
+    until(lambda: follower.seen() == {ZONE: Behind(None, "timeout")})
+    assert told.notified > 1
+    secondary.silent = False
+    until(lambda: follower.seen() == {ZONE: Serves(2)})
+    assert len(told.arrived) == 1
 
 
 @pytest.mark.parametrize(

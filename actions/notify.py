@@ -265,8 +265,6 @@ class Follower:
         while not self._stopping:
             due = self._take()
             self._notify({zone: its for zone, its in due.items() if its.reply is None})
-            if self._is_called():
-                continue
             asked = self._ask(due)
             self._notify(asked)
             self._rest(self._plan(asked))
@@ -509,8 +507,6 @@ class _Zone:
         self.reply, self.notified_at = reply, now
         longer = max(_NOTIFY_FIRST_SECONDS, self.notify_after * 2)
         self.notify_after = min(longer, _NOTIFY_AT_MOST_SECONDS)
-        if self._lives() and not self.unseen:
-            self.ask_after = 0.0  # it may just be back
 
     def plan(self, now: float, slower: float) -> None:
         """Put down when to ask again."""

@@ -35,10 +35,15 @@ python:
 parts: python
 	@sh demo/install-parts demo $(PYTHON)
 
-# What the tests need beside, and the demo does not: the other kinds of name server. After the
-# parts: two apt-gets at once, with make -j, would be one too many.
-more-parts: parts
+# What the tests need, and the demo does not: the other kinds of name server too. First, where they
+# are asked for: then apt-get has nothing left to do for the parts; two at once, with make -j, would
+# be one too many.
+more-parts: python
 	@sh demo/install-parts test $(PYTHON)
+
+ifneq (,$(filter test soak,$(MAKECMDGOALS)))
+parts: | more-parts
+endif
 
 # Debian's Python has no ensurepip; then pip comes from the wheel that install-parts has seen to.
 # pip does not constrain what it builds with, so hatchling, and what it makes editable

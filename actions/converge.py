@@ -287,7 +287,8 @@ class _Run:
         """Write what differs, and see the primary serve it.
 
         `known` serials it serves for sure; zones that it would not serve the last time are
-        `hopeless`, and without `insist` it is not told to reload for them alone.
+        `hopeless`, and without `insist` it is not told to reload for them alone, if nothing was
+        written.
         """
         config, templates = self._config, self._sources.templates
         primary = Primary(config.primary, self.tally)
@@ -319,7 +320,7 @@ class _Run:
             {**dict.fromkeys(known, soa.NoSerial("not asked yet")), **answers},
             hopeless,
             publisher.refusable,
-            insist=insist,
+            insist=insist or any(its.written for its in self.tally.zones.values()),
             served=served,
             give_back=publisher.give_back,
         )

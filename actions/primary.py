@@ -100,12 +100,17 @@ class Primary:
                     again = reload_at > 0  # the first one has only begun
                     reload_at, reload_after = time.monotonic() + reload_after, reload_after * 2
                 time.sleep(_ASK_EVERY_SECONDS)
-                # Some for all: zones come together, mostly, and there may be thousands.
-                some = {name: wanted[name] for name in islice(late, _SOME)}
-                if not again and len(self._late(some, self.ask(some), _nobody)) == len(some):
-                    continue
+                some = list(islice(late, _SOME))
+                answers = self.ask(some)
+                if len(some) < len(late):
+                    # Some for all: zones come together, mostly, and there may be thousands.
+                    still = self._late({name: wanted[name] for name in some}, answers, _nobody)
+                    late |= still
+                    if not again and len(still) == len(some):
+                        continue
+                    answers = self.ask(late)
                 before = len(late)
-                late = self._late({n: wanted[n] for n in late}, self.ask(late), served)
+                late = self._late({name: wanted[name] for name in late}, answers, served)
                 if len(late) < before:
                     began = time.monotonic()  # as long as zones come, the others may come too
                 waited = time.monotonic() - began

@@ -129,7 +129,7 @@ def _serials(stack: Stack) -> dict[str, set[int | None]]:
 
 def _mixed_table(mixed: Load) -> str:
     lines = ["| posted | answers, by status |", "|---|---|"]
-    for name, counts in mixed.answers.items():
+    for name, counts in sorted(mixed.answers.items()):
         said = ", ".join(f"{status}: {count}" for status, count in sorted(counts.items()))
         lines.append(f"| {name} | {said} |")
     whole = f"{mixed.rate:.0f} a second, 99 % within {mixed.within(0.99) * 1000:.0f} ms"

@@ -9,10 +9,10 @@ import datetime
 import io
 import ipaddress
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import cast
+from typing import TypeVar, cast
 
 import dns.exception
 import dns.name
@@ -28,6 +28,7 @@ from exporter.zonefile import (
     Family,
     Fault,
     Pointer,
+    Record,
     Slot,
     Source,
     SourceRefused,
@@ -35,12 +36,14 @@ from exporter.zonefile import (
     lex,
 )
 
+_T = TypeVar("_T", bound=Hashable)
+
 # --- rendering ------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Hole:
-    """Where a value goes: the serial, or the address of this family of a server.
+    """What is filled in: the serial, or the address of this family of a server.
 
     `server` is None for the one that serves. Each is made once, for all zones.
     """
@@ -49,51 +52,65 @@ class Hole:
     server: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class Leavable:
-    """A record that is left out, its lines made comments, where an address of it is lacking."""
+Values = Mapping[Hole, bytes | None]  # what each address is; None: there is none
 
-    parts: tuple[bytes | Hole, ...]
-    left_out: bytes
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """A place in a template, and what comes there.
+
+    What `hole` stands for (nothing, without one), between `before` and `after`; but `left_out`,
+    where an address of those that its record `needs` is lacking.
+    """
+
+    hole: Hole | None
+    before: bytes = b""
+    after: bytes = b""
+    needs: tuple[Hole, ...] = ()
+    left_out: bytes = b""
+
+    def filled(self, values: Values) -> bytes:
+        """What comes there with these values, the serial's among them."""
+        for hole in self.needs:
+            if values[hole] is None:
+                return self.left_out
+        value = values[self.hole] if self.hole else b""
+        return self.before + cast(bytes, value) + self.after  # what may be lacking is in `needs`
 
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """A source cut where its values go: little more memory than its text, and quickly filled.
+    """A source, ready to be filled in: little more memory than its text, and quickly filled.
 
+    `text` has `%b` for each of the gaps, which are the same objects in all zones of one shape.
     `pointer` is the name that follows the server that serves, None where none does; `pointed` is
     what its addresses are made of.
     """
 
-    parts: tuple[bytes | Hole | Leavable, ...]
+    text: bytes
+    gaps: tuple[Gap, ...]
     pointer: Pointer | None
     pointed: tuple[bytes | Hole, ...]
 
-    def render(self, values: "Values", serial: int) -> bytes:
-        """Fill the holes; every other byte is as it stands in the source."""
+    def render(self, values: Values, serial: int) -> bytes:
+        """Fill the gaps; every other byte is as it stands in the source."""
         there = {**values, _SERIAL: str(serial).encode()}
-        pieces = [part if isinstance(part, bytes) else _filled(part, there) for part in self.parts]
-        return b"".join(pieces)
+        return self.text % tuple(gap.filled(there) for gap in self.gaps)
 
-    def addresses(self, values: "Values") -> frozenset[Address]:
+    def addresses(self, values: Values) -> frozenset[Address]:
         """The addresses that the pointer has in a rendering with these values."""
         found = [part if isinstance(part, bytes) else values[part] for part in self.pointed]
         return _addresses(tuple(text for text in found if text is not None))
 
 
-Values = Mapping[Hole, bytes | None]  # what each hole for an address holds; None: there is none
-
-
 def values(servers: Mapping[str, Server], serving: str) -> Values:
-    """What the holes hold while this server serves."""
-    return {
-        _hole(family, name): str(address).encode() if address else None
-        for name in (None, *servers)
-        for family, address in (
-            (4, servers[name or serving].ipv4),
-            (6, servers[name or serving].ipv6),
-        )
-    }
+    """What the holes stand for while this server serves; the serial is told with each zone."""
+    found = dict[Hole, bytes | None]()
+    for name in (None, *servers):
+        its = servers[name or serving]
+        found[_hole(4, name)] = str(its.ipv4).encode() if its.ipv4 else None
+        found[_hole(6, name)] = str(its.ipv6).encode() if its.ipv6 else None
+    return found
 
 
 def template(source: Source, servers: Mapping[str, Server]) -> Template:
@@ -103,22 +120,15 @@ def template(source: Source, servers: Mapping[str, Server]) -> Template:
     each of its lines becomes a comment, as it stands in the source.
     """
     content, done = source.content, 0
-    parts: list[bytes | Hole | Leavable] = []
+    pieces, gaps = list[bytes](), list[Gap]()
     for record in source.records:
-        if any(_lacking(slot, servers) for slot in record.slots):
-            lines = content[record.start : record.end]
-            whole = tuple(_cut(content, record.start, record.slots, record.end))
-            parts += [
-                content[done : record.start],
-                Leavable(whole, b";" + lines.replace(b"\n", b"\n;")),
-            ]
-            done = record.end
-        elif record.slots:
-            end = record.slots[-1].end
-            parts += _cut(content, done, record.slots, end)
+        for start, end, gap in _gaps(content, record, servers):
+            pieces.append(content[done:start])
+            gaps.append(gap)
             done = end
+    text = b"%b".join(piece.replace(b"%", b"%%") for piece in (*pieces, content[done:]))
     pointer, pointed = _pointed(source)
-    return Template((*parts, content[done:]), pointer, pointed)
+    return Template(text, _shared(tuple(gaps)), pointer, _shared(pointed))
 
 
 def render(source: Source, servers: Mapping[str, Server], serving: str, serial: int) -> bytes:
@@ -134,26 +144,44 @@ def _hole(family: Family | None, server: str | None) -> Hole:
 _SERIAL = _hole(None, None)
 
 
-def _cut(content: bytes, start: int, slots: tuple[Slot, ...], end: int) -> Iterator[bytes | Hole]:
-    """The text from `start` to `end`, with its slots; an inserted value gets blanks around it."""
-    after = b""
-    for slot in slots:
-        inserted = slot.start == slot.end
-        apart = inserted and content[slot.start - 1] not in b" \t\n("
-        yield after + content[start : slot.start] + (b" " if apart else b"")
-        yield _hole(slot.family, slot.server)
-        start, after = slot.end, b" " if inserted else b""
-    if rest := after + content[start:end]:
-        yield rest
+def _gaps(
+    content: bytes, record: Record, servers: Mapping[str, Server]
+) -> list[tuple[int, int, Gap]]:
+    """A record's gaps in their order, and from where to where each takes the place of text."""
+    leavable = any(_lacking(slot, servers) for slot in record.slots)
+    needs = (
+        tuple(_hole(slot.family, slot.server) for slot in record.slots if slot.family)
+        if leavable
+        else ()
+    )
+    gaps = [(slot.start, slot.end, _gap(content, slot, needs)) for slot in record.slots]
+    if not needs:
+        return gaps
+    newlines = re.finditer(rb"\n", content[record.start : record.end])
+    lines = [record.start, *(record.start + newline.end() for newline in newlines)]
+    comment = Gap(None, needs=needs, left_out=b";")
+    return sorted([*((at, at, comment) for at in lines), *gaps], key=lambda gap: gap[0])
 
 
-def _filled(part: Hole | Leavable, there: Values) -> bytes:
-    if isinstance(part, Hole):
-        return cast(bytes, there[part])  # what may be lacking stands in a Leavable
-    pieces = [piece if isinstance(piece, bytes) else there[piece] for piece in part.parts]
-    if None in pieces:
-        return part.left_out
-    return b"".join(piece for piece in pieces if piece is not None)
+def _gap(content: bytes, slot: Slot, needs: tuple[Hole, ...]) -> Gap:
+    """A slot's; an inserted value gets blanks around it."""
+    inserted = slot.start == slot.end
+    apart = inserted and content[slot.start - 1] not in b" \t\n("
+    return Gap(
+        _hole(slot.family, slot.server),
+        before=b" " if apart else b"",
+        after=b" " if inserted else b"",
+        needs=needs,
+        left_out=content[slot.start : slot.end] if needs else b"",
+    )
+
+
+def _shared(parts: _T) -> _T:
+    """The ones that are equal: zones of one shape have the same."""
+    return cast(_T, _SHARED.setdefault(parts, parts))
+
+
+_SHARED: dict[Hashable, Hashable] = {}
 
 
 def _pointed(source: Source) -> tuple[Pointer | None, tuple[bytes | Hole, ...]]:

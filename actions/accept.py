@@ -8,13 +8,12 @@ business.
 
 import logging
 import math
-import os
 import threading
 import time
 from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Literal
 
@@ -87,9 +86,10 @@ def check(config: Config, zones: tuple[str, ...]) -> Checked:
         return Checked(zones, {}, {}, frozenset(), f"{folder}: {nothing}")
     paths = {name: found.paths[name] for name in zones or found.paths if name in found.paths}
     passed, refused = dict[str, bytes](), dict[str, str]()
-    # Most of it is the name server's own checker, a program: one for each processor.
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        read = pool.map(lambda item: _read(config, *item), paths.items())
+    # Most of it is the name server's own checker, a program: one for each processor. Whoever ends
+    # the program waits for none of them, while an executor's threads first do all that was asked.
+    with ThreadPool() as pool:
+        read = pool.imap(lambda item: _read(config, *item), paths.items())
         for name, its in zip(paths, _told(read, len(paths)), strict=True):
             if isinstance(its, Verdict):
                 refused[name] = its.why

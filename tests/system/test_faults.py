@@ -9,7 +9,9 @@ Mounting small disks takes root; the daemon itself runs without root's power ove
 import os
 import re
 import shutil
+import signal
 import subprocess
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
@@ -1129,3 +1131,40 @@ def test_a_new_source(daemon: Stack) -> None:
     assert (its["state"], its["why"]) == ("pending", "new")
     ticks(daemon)
     assert daemon.published("newer.example") is None
+
+
+def slowly_checked(text: str) -> str:
+    """Configure the daemon as ever, with a checker that takes its time and notes that it began."""
+    note = re.search(r'(?m)^state = "(.+)"', text)
+    assert note
+    slow = f'checker = ["sh", "-c", "touch {Path(note[1]).with_name("checking")}; sleep 2"]'
+    return by_itself(text).replace('checker = ["true"]', slow)
+
+
+def test_who_ends_the_daemon_waits_for_no_sources_to_be_checked() -> None:
+    """Not for all those that are still to be, as on a first start; nothing is accepted then."""
+    with Stack(parts=["ns1"], edit=slowly_checked) as stack:
+        text = (stack.layout.sources / "example.org.base").read_text()
+        for number in range(200):
+            (stack.layout.sources / f"zone{number}.example.base").write_text(text)
+        program = (sys.executable, "-m", "actions", "--config", str(stack.layout.config))
+        daemon = subprocess.Popen(program, stderr=subprocess.PIPE, text=True)
+        try:
+            wait_for((stack.layout.folder / "checking").exists, SOON, "the checks to begin")
+            wait_for(lambda: healthy(stack), SOON, "the daemon to listen")
+            daemon.send_signal(signal.SIGTERM)
+            _, said = daemon.communicate(timeout=15)
+        finally:
+            daemon.kill()
+            daemon.communicate()
+        assert daemon.returncode == 0
+        assert "Traceback" not in said
+        assert State(state(stack)).accepted() == {}
+
+
+def healthy(stack: Stack) -> bool:
+    """Whether the daemon answers."""
+    try:
+        return http("GET", stack.layout.url("actions") + "/-/healthy").ok
+    except requests.ConnectionError:
+        return False

@@ -112,24 +112,28 @@ def accept(config: Config, state: State, checked: Checked) -> Mapping[str, Verdi
     if checked.nothing:
         names = checked.zones or (str(config.zones.sources),)
         return dict.fromkeys(names, Verdict("refused", checked.nothing))
-    folder = config.zones.sources
-    changed = {n for n, its in checked.passed.items() if not _is(folder / f"{n}{SUFFIX}", its)}
+    changed = {n for n, its in checked.passed.items() if not _is(_path(config, n), its)}
     passed = {name: its for name, its in checked.passed.items() if name not in changed}
     state.accept(passed)
     accepted = state.accepted().keys() | state.lost()
     missing = set(checked.zones or accepted) - checked.found - checked.refused.keys()
     return {
         **{name: Verdict("accepted") for name in passed},
-        **{
-            name: Verdict("refused", f"{folder / name}{SUFFIX}: changed while it was checked")
-            for name in changed
-        },
+        **{name: _changed(_path(config, name)) for name in changed},
         **{name: Verdict("refused", why) for name, why in checked.refused.items()},
         **{
             name: _missing(config, state, name, named=bool(checked.zones), known=name in accepted)
             for name in missing
         },
     }
+
+
+def _path(config: Config, name: str) -> Path:
+    return config.zones.sources / f"{name}{SUFFIX}"
+
+
+def _changed(path: Path) -> Verdict:
+    return Verdict("refused", f"{path}: changed while it was checked")
 
 
 def _is(path: Path, content: bytes) -> bool:
@@ -251,7 +255,7 @@ def _faults(config: Config, name: str, path: Path, content: bytes) -> str | None
 
 
 def _missing(config: Config, state: State, name: str, *, named: bool, known: bool) -> Verdict:
-    path = config.zones.sources / f"{name}{SUFFIX}"
+    path = _path(config, name)
     if not known:
         return Verdict("refused", f"{path}: no such source")
     if not named:

@@ -10,6 +10,8 @@ One folder of plain files, each replaced as a whole, under one lock between proc
     refused.json        zone -> what the primary would not serve, and when it is tried again
     lifted.json         zone -> when it last got a higher serial for a nameserver's sake
     accepted/ZONE.base  the source as last published by a person's word
+    accepted/.ZONE.base.retired  the same, of a zone whose source its owner took away
+    *.damaged           what could not be read, put aside for a person to look at
     lock                held from the decision to the verified primary
 
 What is done with them is converge's business.

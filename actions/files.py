@@ -83,9 +83,12 @@ def _synced(written: Mapping[str, BinaryIO]) -> list[OSError | None]:
 
 def _written(path: Path, content: bytes, mode: int) -> BinaryIO:
     """Write a temporary file beside `path`; it is left open."""
-    temporary = _beside(path, _TEMPORARY)
+    temporary, spare = _beside(path, _TEMPORARY), _beside(path, _SPARE)
     with suppress(OSError):  # none there, mostly
-        os.rename(_beside(path, _SPARE), temporary)  # noqa: PTH104  thousands: plainly
+        if os.lstat(spare).st_nlink == 1:
+            os.rename(spare, temporary)  # noqa: PTH104  thousands: plainly
+        else:  # by another name it may be what is served now, or last week's backup
+            Path(spare).unlink()
     file = open(  # noqa: SIM115  the caller closes it; a link is nothing of ours
         temporary, "wb", opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW, mode)
     )

@@ -106,3 +106,24 @@ def test_a_spare_file_is_written_anew(tmp_path: Path) -> None:
     files.drop(path, spare=True)
     files.clear(path)
     assert [p.name for p in tmp_path.iterdir()] == ["zone"]
+
+
+def test_a_spare_that_has_another_name_is_left_alone(tmp_path: Path) -> None:
+    """It may be a backup's, or the very file that is read now."""
+    path = tmp_path / "zone"
+    for content in (b"first", b"second"):
+        files.put_all(tmp_path, [("zone", content)], keep={"zone"})
+    os.link(tmp_path / ".zone.last", tmp_path / "backup")
+    files.drop(path, spare=True)
+    files.put(path, b"third")
+    assert (tmp_path / "backup").read_bytes() == b"first"
+    os.link(path, tmp_path / ".zone.last")  # as by a run that was killed before the rename
+    files.drop(path, spare=True)
+    with path.open("rb") as reader:
+        files.put_all(tmp_path, [("zone", b"fourth")], keep={"zone"})
+        assert reader.read() == b"third"
+    assert path.read_bytes() == b"fourth"
+    assert files.kept(path) == b"third"
+    files.drop(path, spare=True)
+    names = {p.name for p in tmp_path.iterdir()}
+    assert names == {"zone", ".zone.spare", "backup"}

@@ -1,6 +1,7 @@
 """Crash safety: converging is killed (SIGKILL) before every step, and at random moments.
 
-Thirty zones, a real NSD. All the while somebody reads the published files, as a name server may at
+Thirty zones, a real NSD; once as they are, and once as where there are so many that files are used
+again. All the while somebody reads the published files, as a name server may at
 any moment. Each zone's serials are written down with what was published and served under them.
 """
 
@@ -31,6 +32,7 @@ from observed import SOON
 from test_converge import Program
 from test_kill import SEED, noted
 
+from actions import publish
 from actions.converge import Forced
 from actions.state import State
 from demo.layout import Layout
@@ -133,11 +135,13 @@ class Run:
     """A run of converge: what the witnesses say of main, and a person's word."""
 
     main_down: bool
+    many: int  # zones from which on files are used again
     word: Forced | None = None
     checker: str = "nsd-checkzone"
 
     def program(self, layout: Layout) -> Program:
         """The program as a fresh process."""
+        publish.MANY = self.many
         stack = Stack(parts=["ns1"])
         stack.layout = layout
         primary = Program(stack).config.primary.model_copy(update={"checker": (self.checker,)})
@@ -255,8 +259,9 @@ class Order:
 class Ground:
     """Thirty zones that are read all the while; runs that are killed, and what they come to."""
 
-    def __init__(self, stack: Stack, reader: Connection) -> None:
+    def __init__(self, stack: Stack, reader: Connection, many: int) -> None:
         self.layout = stack.layout
+        self._many = many
         self.main_down = False
         self.settled = False
         self._state = State(stack.layout.folder / "state")
@@ -276,6 +281,10 @@ class Ground:
 
     # Runs.
 
+    def run(self, word: Forced | None = None, checker: str = "nsd-checkzone") -> Run:
+        """A run, with a person's word, as things are with main now."""
+        return Run(self.main_down, self._many, word, checker)
+
     def edit(self, edit: int) -> None:
         """Edit the one source."""
         path = self.layout.sources / f"{EDITED}.base"
@@ -285,7 +294,7 @@ class Ground:
         """The run that moves all zones to the other server."""
         self.main_down = not self.main_down
         self._switches.append("backup" if self.main_down else "main")
-        return Run(self.main_down)
+        return self.run()
 
     def call_off(self) -> Run:
         """The run that finds, after a switch was killed, that it is not wanted any more."""
@@ -296,7 +305,7 @@ class Ground:
             self._switches.append("backup" if self.main_down else "main")
         else:  # nobody knows of it
             self._switches.pop()
-        return Run(self.main_down)
+        return self.run()
 
     def begin(self, run: Run, steps: Sequence[str] | int | None) -> tuple[BaseProcess, Connection]:
         """Let a run begin in a process of its own."""
@@ -378,7 +387,7 @@ class Ground:
         self._read()
         self._published.latest.clear()
         self._served.latest.clear()
-        run = Run(self.main_down, Forced(), checker="true")
+        run = self.run(Forced(), checker="true")
         run.program(self.layout).run("start", run.word)
         self._switches = [switch.server for switch in self._state.history()]
         self.is_right()
@@ -391,7 +400,11 @@ class Ground:
     def _left_over(self) -> list[str]:
         """What a run should have taken away at its end."""
         found = (*self._hidden(), *temporary(self.layout).iterdir())
-        return sorted(str(path.relative_to(self.layout.folder)) for path in found)
+        return sorted(
+            str(path.relative_to(self.layout.folder))
+            for path in found
+            if self._many > len(ZONES) or path.suffix != ".spare"
+        )
 
     def _hidden(self) -> list[Path]:
         folders = (self._state.folder, self.layout.published)
@@ -438,17 +451,18 @@ class Ground:
         )
 
 
-@pytest.fixture(scope="module")
-def running() -> Iterator[Ground]:
+@pytest.fixture(scope="module", params=[publish.MANY, 1], ids=["few", "many"])
+def running(request: pytest.FixtureRequest) -> Iterator[Ground]:
     """One ground for all tests here."""
+    many = request.param
     with Stack(parts=["ns1"], sources={zone: source(zone) for zone in ZONES}) as stack:
         temporary(stack.layout).mkdir()
-        Run(main_down=False).program(stack.layout).run("start")
+        Run(main_down=False, many=many).program(stack.layout).run("start")
         ours, theirs = _processes.Pipe()
         reader = _processes.Process(target=read_on, args=(stack.layout, theirs))
         reader.start()
         try:
-            yield Ground(stack, ours)
+            yield Ground(stack, ours, many)
         finally:
             reader.kill()
             reader.join()
@@ -457,6 +471,7 @@ def running() -> Iterator[Ground]:
 @pytest.fixture
 def ground(running: Ground, monkeypatch: pytest.MonkeyPatch) -> Ground:
     """The ground, all in order; runs in this process have their temporary files there too."""
+    monkeypatch.setattr(publish, "MANY", publish.MANY)  # a program sets it
     monkeypatch.setattr(tempfile, "tempdir", str(temporary(running.layout)))
     if not running.settled:
         running.begin_anew()
@@ -466,6 +481,9 @@ def ground(running: Ground, monkeypatch: pytest.MonkeyPatch) -> Ground:
 # --- killed before each step --------------------------------------------------------------------
 
 RELOAD = r"^run \S*nsd-control .* reload$"
+# With many zones what was kept becomes a spare file, and that the next temporary one.
+DROPPED = r"^(remove|rename) published/\.\S+\.last"
+RENAMED = r"^rename published/\.\S+\.tmp "
 TEMPORARY = r"published/\.\S+\.tmp$"
 SOME = 15  # of the zones
 
@@ -480,17 +498,17 @@ SWITCH: Mapping[str, Sequence[str]] = {
     "while the serials are recorded": [r"^rename state/\.serials"],
     "serials recorded": [r"^rename state/\.serials", r"^sync state$", r"published"],
     "before the old file is kept": [r"^link published/(\S+) published/\.\1\.last$"],
-    "the old file kept": [r"^link published/", r"^rename published/"],
+    "the old file kept": [r"^link published/", RENAMED],
     "nothing written yet": [rf"^chmod {TEMPORARY}"],
     "temporary file written": [rf"^sync {TEMPORARY}"],
-    "before the rename": [r"^rename published/"],
-    "after the rename": [r"^rename published/", r"published"],
-    "in the middle of the zones": [r"^rename published/"] * SOME,
+    "before the rename": [RENAMED],
+    "after the rename": [RENAMED, r"published"],
+    "in the middle of the zones": [RENAMED] * SOME,
     "after the last zone": [r"^sync published$"],
     "before the reload": [RELOAD],
     "after the reload": [RELOAD, r"^ask"],
-    "verified": [RELOAD, r"^remove published/\S+\.last$"],
-    "while what was kept is dropped": [RELOAD, *[r"^remove published/\S+\.last$"] * SOME],
+    "verified": [RELOAD, DROPPED],
+    "while what was kept is dropped": [RELOAD, *[DROPPED] * SOME],
 }
 
 
@@ -528,6 +546,16 @@ def test_a_switch_that_is_killed_and_not_wanted_any_more(ground: Ground, step: s
     assert costs(before, ground.serials) <= {0, 2}
 
 
+def test_what_was_kept_for_a_switch_called_off_is_not_written_over(ground: Ground) -> None:
+    """It is the very file that is published."""
+    ground.killed(ground.switch(), SWITCH["the old file kept"])
+    ground.finish(ground.call_off())
+    run = ground.switch()
+    ground.killed(run, SWITCH["nothing written yet"])
+    ground.finish(run)
+    ground.is_right()
+
+
 def costs(before: Mapping[str, int], after: Mapping[str, int]) -> set[int]:
     """How many serials the zones have used."""
     return {Serial(after[zone]).value - before[zone] for zone in ZONES}
@@ -543,7 +571,7 @@ EDIT_STEPS: Mapping[str, Sequence[str]] = {
     "accepted": [rf"^rename {ACCEPTED}\.tmp", r"^sync state/accepted"],
     "before its serial is recorded": [r"^open state/\.serials"],
     "before it is written": [rf"^open {TEMPORARY}"],
-    "before the rename": [r"^rename published/"],
+    "before the rename": [RENAMED],
     "before the reload": [RELOAD],
 }
 
@@ -553,9 +581,9 @@ def test_an_edit_that_is_killed(ground: Ground, step: str) -> None:
     """The next run leaves the old or the new one, and nothing else; the word said again is done."""
     before = ground.serials
     ground.edit(EDIT)
-    run = Run(ground.main_down, Forced((EDITED,)))
+    run = ground.run(Forced((EDITED,)))
     ground.killed(run, EDIT_STEPS[step])
-    ground.finish(Run(ground.main_down))
+    ground.finish(ground.run())
     ground.finish(run)
     ground.is_right(EDIT)
     after = ground.serials
@@ -567,7 +595,7 @@ def test_an_edit_that_is_killed(ground: Ground, step: str) -> None:
 
 
 REFUSED_RELOAD = [RELOAD, r"^open state/\.refused\.json\.tmp"]
-GIVEN_BACK = [*REFUSED_RELOAD, r"^rename published/"]
+GIVEN_BACK = [*REFUSED_RELOAD, RENAMED]
 
 REFUSAL: Mapping[str, Sequence[str]] = {
     "before it is loaded": [RELOAD],
@@ -579,7 +607,7 @@ REFUSAL: Mapping[str, Sequence[str]] = {
     "the last content back": [*GIVEN_BACK, r"^sync published$"],
     "before the reload": [*GIVEN_BACK, RELOAD],
     "after the reload": [*GIVEN_BACK, RELOAD, r"^ask"],
-    "served again": [*GIVEN_BACK, RELOAD, r"^remove published/\S+\.last$"],
+    "served again": [*GIVEN_BACK, RELOAD, DROPPED],
 }
 
 
@@ -588,8 +616,8 @@ def test_a_refusal_that_is_killed(ground: Ground, step: str) -> None:
     """The next run gives the last good content back, under a serial that nobody has seen."""
     before = ground.serials
     ground.edit(REFUSED)
-    ground.killed(Run(ground.main_down, Forced((EDITED,)), checker="true"), REFUSAL[step])
-    tick = Run(ground.main_down, checker="true")
+    ground.killed(ground.run(Forced((EDITED,)), checker="true"), REFUSAL[step])
+    tick = ground.run(checker="true")
     ground.finish(tick)
     ground.is_right()
     after = ground.serials
@@ -599,7 +627,7 @@ def test_a_refusal_that_is_killed(ground: Ground, step: str) -> None:
     ground.is_right()
     assert ground.serials == after
     ground.edit(PLAIN)
-    ground.finish(Run(ground.main_down, Forced((EDITED,))))
+    ground.finish(ground.run(Forced((EDITED,))))
     ground.is_right()
 
 
@@ -636,7 +664,7 @@ def test_runs_that_are_killed_at_random_moments(ground: Ground, kills: int) -> N
             else:
                 edit = EDIT if edit == PLAIN else PLAIN
                 ground.edit(edit)
-                run = Run(ground.main_down, Forced((EDITED,)))
+                run = ground.run(Forced((EDITED,)))
             while times == 0 or chance.random() < 0.2:
                 times += 1
                 child, _ = ground.begin(run, None)

@@ -8,6 +8,7 @@ business.
 
 import logging
 import math
+import os
 import threading
 import time
 from collections.abc import Iterable, Mapping
@@ -258,6 +259,8 @@ def _missing(config: Config, state: State, name: str, *, named: bool, known: boo
     path = _path(config, name)
     if not known:
         return Verdict("refused", f"{path}: no such source")
+    if os.path.lexists(path):  # a newer word may have accepted it meanwhile
+        return _changed(path)
     if not named:
         return Verdict(
             "vanished",

@@ -135,6 +135,24 @@ def test_what_changed_while_it_was_checked_is_not_accepted(config: Config) -> No
     assert set(state.accepted()) == {"example.net"}
 
 
+@pytest.mark.parametrize("named", [(), ("example.net", "example.org")], ids=["all", "named"])
+def test_what_was_put_back_while_others_were_checked_is_not_retired(
+    config: Config, named: tuple[str, ...]
+) -> None:
+    """A newer word has accepted it meanwhile."""
+    state = State(config.actions.state)
+    state.prepare()
+    accept.accept(config, state, check(config, ()))
+    path = path_of(config, "example.org")
+    path.unlink()
+    slow = check(config, named)
+    path.write_text(f"{SOURCE}newer A @IP@\n")
+    accept.accept(config, state, check(config, ("example.org",)))
+    verdict = accept.accept(config, state, slow)["example.org"]
+    assert (verdict.kind, verdict.why) == ("refused", f"{path}: changed while it was checked")
+    assert b"newer" in state.source("example.org")
+
+
 def test_a_lost_source_can_be_retired(config: Config) -> None:
     """Its owner took it away, and what was accepted of it is gone too."""
     state = State(config.actions.state)

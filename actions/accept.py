@@ -266,10 +266,10 @@ def _missing(config: Config, state: State, name: str, *, named: bool, known: boo
             "vanished",
             f"{path} is gone; served on as it was accepted until --forced {name} retires it",
         )
-    state.retire(name)
     published = config.zones.published / name
-    with suppress(OSError):  # what a killed run may have left: nobody else looks after it now
+    with suppress(OSError):  # what a killed run may have left: nobody looks after it once retired
         files.clear(published)
+    state.retire(name)
     return Verdict(
         "retired",
         f"{path} is gone: {published} is not written any more;"

@@ -191,3 +191,26 @@ def test_retiring_leaves_nothing_behind(config: Config) -> None:
     accept.accept(config, state, check(config, ("example.org",)))
     left = {path.name for path in config.zones.published.iterdir()}
     assert left == {"example.org", ".example.net.last"}
+
+
+def test_retiring_that_was_killed_leaves_nothing_behind(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once a zone is retired no run looks after it, and no word names it."""
+    state = State(config.actions.state)
+    state.prepare()
+    accept.accept(config, state, check(config, ()))
+    config.zones.published.mkdir()
+    (config.zones.published / ".example.org.spare").touch()
+    path_of(config, "example.org").unlink()
+    retire = State.retire
+
+    def killed(state: State, zone: str) -> None:
+        retire(state, zone)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(State, "retire", killed)
+    with pytest.raises(KeyboardInterrupt):
+        accept.accept(config, state, check(config, ("example.org",)))
+    assert set(state.accepted()) == {"example.net"}
+    assert not list(config.zones.published.iterdir())

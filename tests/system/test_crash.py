@@ -546,16 +546,6 @@ def test_a_switch_that_is_killed_and_not_wanted_any_more(ground: Ground, step: s
     assert costs(before, ground.serials) <= {0, 2}
 
 
-def test_what_was_kept_for_a_switch_called_off_is_not_written_over(ground: Ground) -> None:
-    """It is the very file that is published."""
-    ground.killed(ground.switch(), SWITCH["the old file kept"])
-    ground.finish(ground.call_off())
-    run = ground.switch()
-    ground.killed(run, SWITCH["nothing written yet"])
-    ground.finish(run)
-    ground.is_right()
-
-
 def costs(before: Mapping[str, int], after: Mapping[str, int]) -> set[int]:
     """How many serials the zones have used."""
     return {Serial(after[zone]).value - before[zone] for zone in ZONES}

@@ -322,11 +322,16 @@ class State:
 
     def accept(self, sources: Mapping[str, bytes]) -> None:
         """Keep sources that a person has published."""
+        paths = {zone: self._source(zone) for zone in sources}
         try:
-            for zone, content in sources.items():
-                path = self._source(zone)
-                if not (path.exists() and path.read_bytes() == content):
-                    files.put(path, content, mode=0o600)
+            differing = {
+                path.name: sources[zone]
+                for zone, path in paths.items()
+                if not (path.exists() and path.read_bytes() == sources[zone])
+            }
+            for error in files.put_all(self._accepted, differing.items(), mode=0o600).values():
+                raise error
+            for zone in sources:
                 self._retired(zone).unlink(missing_ok=True)
             files.sync_folder(self._accepted)
         except OSError as error:

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import stat
 import threading
 from datetime import UTC, datetime, timedelta
 from multiprocessing.synchronize import Event
@@ -51,6 +52,37 @@ def test_everything_is_found_again(state: State) -> None:
     assert again.serials() == {"example.org": 3, "example.net": 2}
     assert set(again.accepted()) == {"example.org"}
     assert again.source("example.org") == b"\xe9 as it is\r\n"
+
+
+def test_sources_are_synced_side_by_side(state: State, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that has thousands to sync, one after the other, would keep a switch waiting."""
+    both, fsync = threading.Barrier(2), os.fsync
+
+    def met(descriptor: int) -> None:
+        if stat.S_ISREG(os.fstat(descriptor).st_mode):
+            both.wait(10)
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", met)
+    state.accept({"example.net": b"net", "example.org": b"org"})
+    before = state.accepted()
+    state.accept({"example.net": b"net", "example.org": b"org"})
+    assert state.accepted() == before  # the same is not written again
+
+
+def test_a_source_that_cannot_be_kept_is_an_error(state: State) -> None:
+    """Each is as it was or as it is to be; the next word puts all right."""
+    state.accept({"example.net": b"net", "example.org": b"org"})
+    state.retire("example.net")
+    in_the_way = state.folder / "accepted" / ".example.org.base.tmp"
+    in_the_way.mkdir()
+    newer = {"example.net": b"net 2", "example.org": b"org 2"}
+    with pytest.raises(StateError, match="accepted: can't be written: Is a directory"):
+        state.accept(newer)
+    assert state.source("example.org") == b"org"
+    in_the_way.rmdir()
+    state.accept(newer)
+    assert {zone: state.source(zone) for zone in state.accepted()} == newer
 
 
 @pytest.mark.parametrize("name", ["meant.json", "serials.json", "pin.json", "seen.json"])

@@ -149,6 +149,7 @@ class State:
         self._refused = folder / "refused.json"
         self._lifted = folder / "lifted.json"
         self._accepted = folder / "accepted"
+        self._lock = folder / "lock"
 
     def prepare(self) -> None:
         """Make the folder where it is missing; refuse one that belongs to somebody else."""
@@ -175,15 +176,18 @@ class State:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the one lock between threads and processes; waits for whoever holds it."""
-        if not os.path.exists(self._accepted):  # noqa: PTH110  which raises where it can't look
-            self.prepare()  # somebody has removed the folder: it is a first start again
-        # A fresh descriptor each time: flock belongs to the open file, not to the process.
-        descriptor = self._open_lock()
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(descriptor)
+        while True:
+            if not os.path.exists(self._accepted):  # noqa: PTH110  which raises where it can't look
+                self.prepare()  # somebody has removed the folder: it is a first start again
+            # A fresh descriptor each time: flock belongs to the open file, not to the process.
+            descriptor = self._open_lock()
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+                if self._is_lock(descriptor):
+                    yield
+                    return
+            finally:
+                os.close(descriptor)
 
     def meant(self) -> Meant | None:
         """What is put down; None before the first time."""
@@ -375,9 +379,18 @@ class State:
 
     def _open_lock(self) -> int:
         try:
-            return os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+            return os.open(self._lock, os.O_RDWR | os.O_CREAT, 0o600)
         except OSError as error:
-            raise StateError(self.folder / "lock", f"can't be opened: {error.strerror}") from error
+            raise StateError(self._lock, f"can't be opened: {error.strerror}") from error
+
+    def _is_lock(self, descriptor: int) -> bool:
+        """Whether that is the lock still: while we waited, somebody may have removed the folder."""
+        try:
+            return os.path.samestat(os.fstat(descriptor), self._lock.stat())
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise StateError(self._lock, f"can't be read: {error.strerror}") from error
 
     def _read(self, path: Path, model: type[_Model]) -> _Model | None:
         try:

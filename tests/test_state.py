@@ -2,8 +2,10 @@
 
 import multiprocessing
 import os
+import shutil
 import stat
 import threading
+from contextlib import ExitStack, suppress
 from datetime import UTC, datetime, timedelta
 from multiprocessing.synchronize import Event
 from pathlib import Path
@@ -11,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from actions.state import Meant, Pin, State, StateError
+from demo.stack import wait_for
 
 MEANT = Meant(server="backup", since=datetime(2026, 11, 22, tzinfo=UTC), why="w", by="webhook")
 PIN = Pin(server="main", until=datetime(2026, 11, 23, tzinfo=UTC), reason="disks", by="alice")
@@ -245,3 +248,34 @@ def test_the_lock_is_held_between_processes_and_dies_with_them(state: State) -> 
     assert free.wait(10)
     thread.join()
     process.join()
+
+
+def test_the_lock_is_held_also_by_one_who_waited_for_a_removed_one(state: State) -> None:
+    """Who comes meanwhile makes the folder anew, and a new lock with it."""
+    lock = state.folder / "lock"
+    order = []
+
+    def waiting() -> None:
+        with state.locked():
+            order.append("who waited")
+
+    thread = threading.Thread(target=waiting)
+    with ExitStack() as newer:
+        with state.locked():
+            thread.start()
+            wait_for(lambda: opened(lock) == 2, 10, "the other to wait")
+            shutil.rmtree(state.folder)
+            newer.enter_context(State(state.folder).locked())
+        wait_for(lambda: opened(lock) == 2, 10, "the other to wait for the new one")
+        order.append("who came meanwhile")
+    thread.join(10)
+    assert order == ["who came meanwhile", "who waited"]
+
+
+def opened(path: Path) -> int:
+    """How many descriptors of ours are open to what is there now."""
+    links = []
+    for descriptor in Path("/proc/self/fd").iterdir():
+        with suppress(FileNotFoundError):  # closed meanwhile, as that of the folder is
+            links.append(descriptor.readlink())
+    return links.count(path)

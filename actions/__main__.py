@@ -60,6 +60,21 @@ def wire(
     return converger, followers
 
 
+def keeping(
+    converger: Converger, followers: Collection[Follower]
+) -> Callable[[Trigger, Word | None], Outcome]:
+    """What runs the converger, and has the followers let go of zones that have been retired."""
+
+    def converge(trigger: Trigger, word: Word | None) -> Outcome:
+        outcome = converger.run(trigger, word)
+        kept = {n for n, its in outcome.zones.items() if its.serial or its.failed}
+        for follower in followers:
+            follower.keep(kept)
+        return outcome
+
+    return converge
+
+
 def witnesses(config: Config, looks: Callable[[Attention], Seen], heard: Heard) -> Witnesses:
     """Whom to ask who is down."""
     return Witnesses(lambda: witness.alerts(config, heard), looks)
@@ -97,17 +112,11 @@ def run(config: Config) -> int:
         log.error("can't start", extra={"reason": str(error)})  # noqa: TRY400 - no traceback
         return 2
 
-    def converge(trigger: Trigger, word: Word | None) -> Outcome:
-        outcome = converger.run(trigger, word)
-        kept = {n for n, its in outcome.zones.items() if its.serial or its.failed}
-        for follower in followers:
-            follower.keep(kept)
-        return outcome
-
     watch = Watch(config, State(config.actions.state))
     metrics.show_sources(watch.look)
     alertmanager, policy = config.alertmanager, config.policy
-    worker = Worker(converge, alertmanager.poll if alertmanager else policy.every)
+    every = alertmanager.poll if alertmanager else policy.every
+    worker = Worker(keeping(converger, followers), every)
     listening = _listen(config)
     if listening is None:
         return 1

@@ -18,12 +18,12 @@ from types import TracebackType
 from typing import Any, Self
 
 from actions import notify
-from actions.__main__ import wire
-from actions.converge import Converger, Word
+from actions.__main__ import keeping, wire
+from actions.converge import Word
 from actions.decide import Look
 from actions.looks import Attention, Seen
 from actions.metrics import Metrics, Trigger
-from actions.notify import Follower, Serves
+from actions.notify import Behind, Follower
 from actions.outcome import Outcome
 from actions.state import Pin
 from actions.witness import Heard
@@ -38,6 +38,8 @@ _IDLE_SECONDS = 66.0
 
 _FOLLOWED_WITHIN_SECONDS = 600.0
 _LOOK_SECONDS = 0.25
+
+_LOGGED_LAST = 2000  # characters
 
 
 @dataclass(frozen=True)
@@ -105,10 +107,12 @@ class Program:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """End it."""
+        """End it; where something went wrong, what it logged last is shown."""
         if kind is not None:
             self._process.kill()
         self._process.communicate()
+        if isinstance(error, Exception):
+            sys.stderr.write(self._log.read_text()[-_LOGGED_LAST:])
 
     def tell(self, *words: str) -> None:
         """Say what to do; what comes of it is told later."""
@@ -122,7 +126,10 @@ class Program:
         return Ran(**answer | {"used": Used(**answer["used"])})
 
     def followed(self) -> Used:
-        """What was used since the last run began, until it knew that every secondary has it all."""
+        """What was used since the last run began, until it knew that every secondary has it all.
+
+        It ends (ChildProcessError) where it does not come to know that.
+        """
         self.tell("followed")
         return Used(**self._answer())
 
@@ -140,7 +147,7 @@ class Program:
         assert self._process.stdout  # noqa: S101 - for the type checker
         line = self._process.stdout.readline()
         if not line:
-            raise ChildProcessError(f"it ended:\n{self._log.read_text()[-2000:]}")
+            raise ChildProcessError("zonerw's program ended")
         answer: dict[str, Any] = json.loads(line)
         return answer
 
@@ -157,8 +164,8 @@ class _Subject:
             return Seen(up, None, frozenset(up), looking=False)
 
         self._followers: list[Follower]
-        self._converger: Converger
-        self._converger, self._followers = wire(config, Metrics(config), looks, Heard())
+        converger, self._followers = wire(config, Metrics(config), looks, Heard())
+        self._converge = keeping(converger, self._followers)
         self._before = _used()
         for follower in self._followers:
             follower.start()
@@ -181,13 +188,6 @@ class _Subject:
     def stop(self) -> None:
         notify.stop(self._followers)
 
-    def _converge(self, trigger: Trigger, word: Word | None) -> Outcome:
-        outcome = self._converger.run(trigger, word)
-        kept = {n for n, its in outcome.zones.items() if its.serial or its.failed}
-        for follower in self._followers:
-            follower.keep(kept)
-        return outcome
-
     def _run(self, trigger: Trigger, word: Word | None) -> Ran:
         self._before = _used()
         began = time.monotonic()
@@ -203,11 +203,20 @@ class _Subject:
 
     def _follow(self) -> Used:
         deadline = time.monotonic() + _FOLLOWED_WITHIN_SECONDS
-        while time.monotonic() < deadline and not all(
-            isinstance(its, Serves) for one in self._followers for its in one.seen().values()
-        ):
+        while behind := self._behind():
+            if time.monotonic() > deadline:
+                said = f"{len(behind)} zones are behind on a secondary, such as {behind[0]}"
+                raise TimeoutError(said)
             time.sleep(_LOOK_SECONDS)
         return _used().since(self._before)
+
+    def _behind(self) -> list[str]:
+        return [
+            f"{zone}: {its.reason}"
+            for follower in self._followers
+            for zone, its in follower.seen().items()
+            if isinstance(its, Behind)
+        ]
 
     def _idle(self) -> Idle:
         runs: list[float] = []

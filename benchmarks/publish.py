@@ -1,4 +1,4 @@
-"""How long it takes to move all zones to another server, beside the least that it can take.
+"""How long it takes to move all zones to another server, beside a bare loop that does it.
 
     python benchmarks/publish.py [ZONES...]
 
@@ -6,15 +6,16 @@ For each number of zones (default 1 100 1000 10000), side by side, each with an 
 secondary of its own, all zones of 1.2 KB are moved from main to the backup, and back, in turns:
 
 - *floor*: a bare loop writes what was rendered beforehand over the old files (open, write, fsync,
-  close), then one `nsd-control reload`; NSD sends its NOTIFYs itself;
+  close, one after the other), then one `nsd-control reload`; NSD sends its NOTIFYs itself;
 - *script*: a shell script of the kind that people use: for each zone `sed` over the base file, and
   `nsd-control reload ZONE`; NSD sends its NOTIFYs itself;
 - *zonerw*: the real code, by a pin; it sends the NOTIFYs.
 
 Each REPEATS times (environment, default 5; the script once where it takes minutes), and the
 medians: seconds from the decision until the primary, and the secondary, answer for every zone with
-the new serial. All of it shares this machine's processors. Exit status 1 where zonerw did not do
-it with one reload, one serial for each zone, and without a failure.
+the new serial. All of it shares this machine's processors. A floor or script that is not there in
+20 minutes (*inf*) is not tried again. Exit status 1 where zonerw did not do it in that time, with
+one reload, one serial for each zone, and without a failure.
 """
 
 import math
@@ -87,10 +88,18 @@ state = "{folder}/state"
 
 @dataclass(frozen=True)
 class Times:
-    """Seconds from the decision until primary and secondary had every zone, of each move."""
+    """Seconds from the decision until primary and secondary had every zone, of each move.
+
+    Infinite where they had not, in time.
+    """
 
     primary: list[float] = field(default_factory=list)
     secondary: list[float] = field(default_factory=list)
+
+    @property
+    def late(self) -> bool:
+        """Whether a move was not seen to its end."""
+        return math.inf in (*self.primary, *self.secondary)
 
 
 @dataclass
@@ -165,7 +174,7 @@ class Ground:
             os.close(descriptor)
 
     def served(self, its: Pair, serial: int, server: str) -> Mapping[str, float]:
-        """When each of the pair had every zone (monotonic), if in time, and where it should be."""
+        """When each of the pair had every zone (monotonic), and where it should be; or infinity."""
         where = {name: (getattr(its, name), its.port) for name in ("primary", "secondary")}
         reached = since(where, self.asked, serial, _WITHIN_SECONDS)
         for zone in (self.zones[0], self.zones[-1]):
@@ -175,7 +184,7 @@ class Ground:
                 found = [rdata.to_text() for rrset in answer for rdata in rrset]
                 if found != [_ADDRESSES[server][0]]:
                     raise ValueError(f"{zone} at {address} is at {found}, not at {server}")
-        return reached
+        return {name: reached.get(name, math.inf) for name in where}
 
 
 class Contender(ABC):
@@ -191,18 +200,18 @@ class Contender(ABC):
         """Move all zones to a server, and note how long it took."""
         began = self.begin(server)
         reached = self.ground.served(self.pair, self.serial + 1, server)
-        self.end()
+        self.end(reached)
         self.serial += 1
-        times.primary.append(reached.get("primary", math.inf) - began)
-        times.secondary.append(reached.get("secondary", math.inf) - began)
+        times.primary.append(reached["primary"] - began)
+        times.secondary.append(reached["secondary"] - began)
 
     @abstractmethod
     def begin(self, server: str) -> float:
         """Decide; returns when that was (monotonic seconds)."""
 
     @abstractmethod
-    def end(self) -> None:
-        """See it through, now that everything is served."""
+    def end(self, reached: Mapping[str, float]) -> None:
+        """See it through, now that everything is served, or was not in time."""
 
 
 class Floor(Contender):
@@ -216,7 +225,7 @@ class Floor(Contender):
         subprocess.run([self.pair.control, "reload"], stdout=subprocess.DEVNULL, check=True)
         return began
 
-    def end(self) -> None:
+    def end(self, reached: Mapping[str, float]) -> None:
         """Nothing is left to do."""
 
 
@@ -241,7 +250,7 @@ class Script(Contender):
         self._process = subprocess.Popen([script, *words], stdout=subprocess.DEVNULL)
         return began
 
-    def end(self) -> None:
+    def end(self, reached: Mapping[str, float]) -> None:  # noqa: ARG002
         """It ended well."""
         if self._process.wait():
             raise ChildProcessError(f"the script ended with status {self._process.returncode}")
@@ -260,7 +269,7 @@ class Zonerw(Contender):
             program.tell("start")
             first = program.ran()
             (self.serial,) = first.serials
-            ground.served(its, self.serial, "main")
+            _in_time("zonerw", ground.served(its, self.serial, "main"))
             program.followed()
             first_peak = program.peak()
         self.program = leaving.enter_context(self._start())
@@ -276,8 +285,9 @@ class Zonerw(Contender):
         self.program.tell("serve", server)
         return began
 
-    def end(self) -> None:
-        """Note what came of it."""
+    def end(self, reached: Mapping[str, float]) -> None:
+        """Note what came of it; TimeoutError if it is not over."""
+        _in_time("zonerw", reached)
         ran = self.program.ran()
         self.notes.used.append(self.program.followed())
         self.notes.runs.append(ran)
@@ -307,9 +317,16 @@ def main() -> None:
     numbers = [int(word) for word in sys.argv[1:]] or list(_ZONES)
     repeats = int(os.environ.get("REPEATS", _REPEATS))
     # Memory is compared with that of one zone.
-    measured = [_figures(number, repeats) for number in sorted({1, *numbers})]
-    print(f"{_times_table(measured)}\n\n{_notes_table(measured)}")
-    faults = [f"{its.zones} zones, {fault}" for its in measured for fault in its.notes.faults]
+    measured, faults = list[Figures](), list[str]()
+    for number in sorted({1, *numbers}):
+        try:
+            measured.append(_figures(number, repeats))
+        except (TimeoutError, ChildProcessError) as error:
+            faults.append(f"{number} zones, {error}")
+            break  # more zones would end no sooner
+        faults += [f"{number} zones, {fault}" for fault in measured[-1].notes.faults]
+    if measured:
+        print(f"{_times_table(measured)}\n\n{_notes_table(measured)}")
     for fault in faults:
         _say(fault)
     sys.exit(1 if faults else 0)
@@ -328,7 +345,7 @@ def _figures(number: int, repeats: int) -> Figures:
                 ground.put(pairs[name], texts)
             leaving.enter_context(pairs[name].running())
         for name in ("floor", "script"):
-            ground.served(pairs[name], _FIRST_SERIAL, _server(0))
+            _in_time(name, ground.served(pairs[name], _FIRST_SERIAL, _server(0)))
         zonerw = Zonerw(ground, pairs["zonerw"], leaving)
         contenders = {
             "floor": Floor(ground, pairs["floor"]),
@@ -338,14 +355,22 @@ def _figures(number: int, repeats: int) -> Figures:
         times = {name: Times() for name in contenders}
         for turn in range(1, repeats + 1):
             for name, contender in contenders.items():
-                if name == "script" and number >= _SCRIPT_ONCE and turn > 1:
-                    continue
-                contender.move(_server(turn), times[name])
                 its = times[name]
+                once = name == "script" and number >= _SCRIPT_ONCE
+                if its.late or (once and turn > 1):
+                    continue
+                contender.move(_server(turn), its)
                 took = f"{its.primary[-1]:.3f} s, secondary {its.secondary[-1]:.3f} s"
                 _say(f"{number} zones, {turn} of {repeats}, {name}: {took}")
         zonerw.rest()
         return Figures(number, ground.text, times, zonerw.notes)
+
+
+def _in_time(who: str, reached: Mapping[str, float]) -> None:
+    """TimeoutError where a nameserver never had every zone."""
+    if late := [name for name, at in reached.items() if at == math.inf]:
+        which = " and ".join(late)
+        raise TimeoutError(f"{who}: not every zone within {_WITHIN_SECONDS:g} s on its {which}")
 
 
 def _server(turn: int) -> str:
@@ -368,11 +393,11 @@ def _times_table(measured: Sequence[Figures]) -> str:
     for figures in measured:
         for nameserver in ("primary", "secondary"):
             medians = {
-                name: statistics.median(getattr(its, nameserver))
-                for name, its in figures.times.items()
+                name: _median(getattr(its, nameserver)) for name, its in figures.times.items()
             }
             seconds = [f"{its:.3f}" for its in medians.values()]
-            ratios = [f"{medians[name] / medians[names[0]]:.2f}" for name in others]
+            floor = medians[names[0]]
+            ratios = [_ratio(medians[name], floor) for name in others]
             rows.append([f"{figures.zones}, {nameserver}", *seconds, *ratios])
     return _table(head, rows)
 
@@ -405,6 +430,14 @@ def _notes_table(measured: Sequence[Figures]) -> str:
         for what, cell in cells.items():
             rows.setdefault(what, [what]).append(cell)
     return _table(["zonerw", *(f"{figures.zones} zones" for figures in measured)], rows.values())
+
+
+def _median(seconds: Sequence[float]) -> float:
+    return math.inf if math.inf in seconds else statistics.median(seconds)
+
+
+def _ratio(seconds: float, floor: float) -> str:
+    return f"{seconds / floor:.2f}" if math.isfinite(floor) else ""
 
 
 def _sum(used: Used) -> float:

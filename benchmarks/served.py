@@ -5,8 +5,11 @@ measured, and quick, for there may be ten thousand zones.
 """
 
 import socket
+import threading
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from itertools import islice
 
 import dns.flags
@@ -101,20 +104,24 @@ def since(
 ) -> dict[str, float]:
     """When each nameserver began to serve all zones with this serial (monotonic seconds).
 
-    That is when the last answer with another serial was followed by the first with this one, on the
-    way through all zones: never late, and early by no more than the rest of that way took, some
-    30 microseconds a zone. One that does not within `timeout` seconds is absent.
+    That is when the last answer with another serial, or none, was followed by the first with this
+    one, on the way through all zones: late by no more than the wait between two questions, early by
+    no more than the rest of that way took, some 30 microseconds a zone. One that does not within
+    `timeout` seconds is absent. Each is asked by a thread of its own: none waits for another's way.
     """
     deadline = time.monotonic() + timeout
-    watched = {
-        name: Served(address, port, asked, serial) for name, (address, port) in nameservers.items()
-    }
-    try:
-        while time.monotonic() < deadline and any(its.since is None for its in watched.values()):
-            for its in watched.values():
+    over = threading.Event()
+
+    def watch(where: tuple[str, int]) -> float | None:
+        with closing(Served(*where, asked, serial)) as its:
+            while its.since is None and time.monotonic() < deadline and not over.is_set():
                 its.look()
-            time.sleep(_LOOK_SECONDS)
-        return {name: its.since for name, its in watched.items() if its.since is not None}
-    finally:
-        for its in watched.values():
-            its.close()
+                over.wait(_LOOK_SECONDS)
+            return its.since
+
+    with ThreadPoolExecutor(len(nameservers)) as pool:
+        try:
+            reached = list(pool.map(watch, nameservers.values()))
+        finally:
+            over.set()  # when we are interrupted, the threads are to end too
+    return {name: at for name, at in zip(nameservers, reached, strict=True) if at is not None}

@@ -35,7 +35,7 @@ import dns.wire
 from dns.rdtypes.ANY.SOA import SOA
 
 from exporter.config import Address, Nameserver
-from exporter.talk import HEADER, TRIES, Asked, Talk
+from exporter.talk import HEADER, TRIES, Asked, Talk, never
 from exporter.zonefile import Pointer
 
 
@@ -84,7 +84,7 @@ def ask(
     zones: Sequence[str],
     patience: float,
     *,
-    enough: Callable[[], bool] = lambda: False,
+    enough: Callable[[], bool] = never,
     key: dns.tsig.Key | None = None,
 ) -> Mapping[str, Serial | NoSerial]:
     """The SOA of each zone at one nameserver; signed by `key`, if any, and so are the answers.
@@ -101,7 +101,7 @@ def addresses(
     pointers: Mapping[str, Pointer],
     patience: float,
     *,
-    enough: Callable[[], bool] = lambda: False,
+    enough: Callable[[], bool] = never,
     key: dns.tsig.Key | None = None,
 ) -> Mapping[str, frozenset[Address]]:
     """The addresses that each zone's pointer has at one nameserver; asked for as with `ask`.
@@ -140,7 +140,7 @@ def exchange(
     messages: Sequence[dns.message.Message],
     patience: float,
     *,
-    enough: Callable[[], bool] = lambda: False,
+    enough: Callable[[], bool] = never,
     tries: int = TRIES,
 ) -> list[dns.rcode.Rcode | NoReply]:
     """Send every message and give the reply's code to each, in order; it ends as `ask` does.
@@ -166,7 +166,7 @@ async def _ask(  # noqa: PLR0913
     pointers: Mapping[str, Pointer],
     patience: float,
     *,
-    enough: Callable[[], bool] = lambda: False,
+    enough: Callable[[], bool] = never,
     key: dns.tsig.Key | None = None,
 ) -> Answers:
     # The SOAs stand first, and so are sent first: what else is asked doesn't make them wait.

@@ -35,6 +35,12 @@ _CONNECTIONS = 10
 
 _T = TypeVar("_T")
 
+
+def never() -> bool:
+    """Say that it is not enough before all is answered."""
+    return False
+
+
 # What an answer says, or why it says nothing; None if it is none to this question.
 Read = Callable[[bytes], _T | str | None]
 # A question in wire form, and what reads its answer.
@@ -69,7 +75,7 @@ class Talk(Generic[_T]):
         number: int,
         patience: float,
         *,
-        enough: Callable[[], bool] = lambda: False,
+        enough: Callable[[], bool] = never,
         tries: int = TRIES,
     ) -> None:
         self._nameserver = nameserver

@@ -20,11 +20,12 @@ from actions.metrics import Metrics, Trigger
 from actions.notify import Wanted
 from actions.outcome import Latest, Outcome, Tally
 from actions.primary import Primary
-from actions.publish import LINES, Publisher, Seen, Serials
+from actions.publish import Publisher, Seen, Serials
 from actions.state import Meant, Pin, State, StateError
 from actions.templates import Reading, Templates
 from exporter import soa, zonefile
 from exporter.config import Config
+from exporter.log import tell
 
 log = logging.getLogger(__name__)
 
@@ -100,17 +101,21 @@ class Converger:
         self._metrics.converges.labels(trigger).inc()
         last, self._last = self._last, None
         try:
-            # Before the lock: it may take minutes, and others may have their word meanwhile.
-            everything = check(self._config, ()) if self._state.meant() is None else None
-            if isinstance(word, Forced) and word.checked is None:
-                its = everything if everything and not word.zones else None
-                word = Forced(word.zones, its or check(self._config, word.zones))
-            with self._state.locked():
-                if not self._swept:
-                    self._state.sweep()
-                    self._swept = True
-                outcome = self._run(trigger, word, everything, last)
-                self._serials = self._state.mark_of_serials()
+            outcome = None
+            while outcome is None:
+                # Before the lock: it may take minutes, and others may have their word meanwhile.
+                everything = check(self._config, ()) if self._state.meant() is None else None
+                if isinstance(word, Forced) and word.checked is None:
+                    its = everything if everything and not word.zones else None
+                    word = Forced(word.zones, its or check(self._config, word.zones))
+                with self._state.locked():
+                    if everything is None and self._state.meant() is None:
+                        continue  # the state was lost meanwhile: it is a first start now
+                    if not self._swept:
+                        self._state.sweep()
+                        self._swept = True
+                    outcome = self._run(trigger, word, everything, last)
+                    self._serials = self._state.mark_of_serials()
         except StateError as error:
             self._metrics.failures.labels("state").inc()
             self.latest = Latest(self.latest.outcome, error, self._around.now())
@@ -299,32 +304,43 @@ class _Run:
             secondaries=self._around.secondaries(templates),
             stuck=self._around.stuck(),
         )
-        publisher = Publisher(config, self._state, self.tally, meant.server, self._around.now())
-        publisher.publish(templates, seen, self._moved)
-
-        def served(zones: Mapping[str, soa.Serial]) -> None:
-            publisher.served(zones)
-            self._around.served({name: publisher.wanted(name, its) for name, its in zones.items()})
-            written = [name for name in zones if self.tally.zones[name].written]
-            if len(written) > LINES:
-                log.info("primary serves", extra={"zones": len(written)})
-            for name in written if len(written) <= LINES else ():
-                log.info("primary serves", extra={"zone": name, "serial": zones[name].serial})
-
+        self._publisher = Publisher(
+            config, self._state, self.tally, meant.server, self._around.now()
+        )
+        self._publisher.publish(templates, seen, self._moved)
+        wanted = {
+            n: its.serial
+            for n, its in self.tally.zones.items()
+            if its.serial is not None and (its.written or n not in known)
+        }
+        unknown = soa.NoSerial("not asked yet")
         primary.see_served(
-            {
-                n: its.serial
-                for n, its in self.tally.zones.items()
-                if its.serial is not None and (its.written or n not in known)
-            },
-            {**dict.fromkeys(known, soa.NoSerial("not asked yet")), **answers},
+            wanted,
+            {name: answers.get(name, unknown) for name in wanted},
             hopeless,
-            publisher.refusable,
+            self,
             insist=insist or any(its.written for its in self.tally.zones.values()),
-            served=served,
-            give_back=publisher.give_back,
         )
         self.tally.count_failures()
+
+    # Whom the primary's answers concern: the publisher, and the followers.
+
+    @property
+    def refusable(self) -> Collection[str]:
+        """Zones that can be given back."""
+        return self._publisher.refusable
+
+    def served(self, zones: Mapping[str, soa.Serial]) -> None:
+        """The primary serves these."""
+        self._publisher.served(zones)
+        wanted = {name: self._publisher.wanted(name, its) for name, its in zones.items()}
+        self._around.served(wanted)
+        written = [name for name in zones if self.tally.zones[name].written]
+        tell(log, "primary serves", {n: {"serial": zones[n].serial} for n in written})
+
+    def give_back(self, zones: Collection[str]) -> Mapping[str, int]:
+        """The primary refuses these."""
+        return self._publisher.give_back(zones)
 
 
 def _unchanged(outcome: Outcome) -> Outcome:

@@ -108,7 +108,7 @@ class Tally:
         But for a refused source: what was accepted before is published all the same.
         """
         before = self.zones.get(name, ZoneOutcome())
-        if before.failed == "accept":
+        if before.failed == "accept" != step:
             reason = f"{reason}; and its source is refused: {before.reason}"
         if before.failed in (None, "accept"):
             self.zones[name] = replace(before, failed=step, reason=reason)

@@ -5,9 +5,10 @@ believed: what counts is the serial that it answers with. What is done about a z
 is left to publish.
 """
 
+import random
 import time
-from collections.abc import Callable, Collection, Mapping
-from itertools import islice
+from collections.abc import Collection, Mapping
+from typing import Protocol
 
 from actions import nameserver
 from actions.outcome import Tally
@@ -24,7 +25,9 @@ _ASK_EVERY_SECONDS = 0.01
 _RELOAD_AGAIN_SECONDS = 0.25
 # What a zone adds to either, where there are thousands.
 _A_ZONES_SECONDS = 0.0002
-# So many are asked for until the first of them is there.
+# Longer is for the next run: a newer decision may be waiting.
+_AT_MOST_SECONDS = 60.0
+# So many, any of them, are asked for until the first of those is there.
 _SOME = 20
 # A zone that answers SERVFAIL after two reloads was loaded, and refused; after this time too if it
 # answered so before they were asked for.
@@ -33,6 +36,20 @@ _SURELY_REFUSED_SECONDS = 2.5
 _REFUSES = soa.NoSerial("SERVFAIL")
 
 Answer = soa.Serial | soa.NoSerial
+
+
+class Publishing(Protocol):
+    """Whose files they are that the primary loads."""
+
+    @property
+    def refusable(self) -> Collection[str]:
+        """Zones that can be given back, should the primary refuse them."""
+
+    def served(self, zones: Mapping[str, soa.Serial]) -> None:
+        """Take note that it serves these; each is told of once, as soon as it does."""
+
+    def give_back(self, zones: Collection[str]) -> Mapping[str, int]:
+        """Put the last contents of refused zones back; the serials to expect of them."""
 
 
 class Primary:
@@ -46,86 +63,49 @@ class Primary:
         """What it serves of each zone."""
         return soa.ask(self._primary, list(zones), _SILENCE_SECONDS)
 
-    def see_served(  # noqa: PLR0913  what has to be known, each told once
+    def see_served(
         self,
         wanted: Mapping[str, int],
         answers: Mapping[str, Answer],
         hopeless: Collection[str],
-        refusable: Collection[str],
+        publishing: Publishing,
         *,
         insist: bool,
-        served: Callable[[Mapping[str, soa.Serial]], None],
-        give_back: Callable[[Collection[str]], Mapping[str, int]],
     ) -> None:
         """See it serve these serials, asking for a reload as often as that takes.
 
         `answers` are what it serves now. Zones that were `hopeless` the last time get less time:
         one zone's trouble delays no other's switch; without `insist` they are only asked for.
-        `served` is told of each zone as soon as it is; `give_back`, of `refusable` zones that it
-        can't load, gives the serials to expect instead.
         """
-        wanted, late = dict(wanted), self._late(wanted, answers, served)
-        untried = set(refusable)
-        if not late:
-            return
-        if insist or not late.keys() <= set(hopeless) - untried:
-            late = self._load(wanted, late, hopeless, untried, served, give_back)
-        for name, answer in late.items():
-            self._tally.fail(name, "verify", f"{self._primary.name} {_why(answer, wanted[name])}")
+        loading = _Loading(wanted, answers, hopeless, publishing)
+        if loading.late and (insist or loading.is_hopeful):
+            with self._tally.step("verify"):
+                self._load(loading)
+        for name, answer in loading.late.items():
+            why = _why(answer, loading.wanted[name])
+            self._tally.fail(name, "verify", f"{self._primary.name} {why}")
 
-    def _load(  # noqa: PLR0913, PLR0917  what has to be known, each told once
-        self,
-        wanted: dict[str, int],
-        late: dict[str, Answer],
-        hopeless: Collection[str],
-        untried: set[str],
-        served: Callable[[Mapping[str, soa.Serial]], None],
-        give_back: Callable[[Collection[str]], Mapping[str, int]],
-    ) -> dict[str, Answer]:
-        """Reload until no zone is late; those that are at the end, with no failure told yet.
-
-        Changes `wanted` where something is given back, and takes what was tried from `untried`.
-        """
-        began, reload_at = time.monotonic(), 0.0
-        more = len(late) * _A_ZONES_SECONDS
-        reload_after = _RELOAD_AGAIN_SECONDS + more
-        given_up = set(hopeless)
-        # What was refused before may be a file that is gone: that takes longer to be told.
-        refused_before = {name for name, answer in late.items() if answer == _REFUSES}
-        with self._tally.step("verify"):
-            while late and time.monotonic() - began < _patience(late, given_up, untried) + more:
-                if again := time.monotonic() >= reload_at:
-                    if not self._reload(late):
-                        return {}
-                    again = reload_at > 0  # the first one has only begun
-                    reload_at, reload_after = time.monotonic() + reload_after, reload_after * 2
-                time.sleep(_ASK_EVERY_SECONDS)
-                some = list(islice(late, _SOME))
-                answers = self.ask(some)
-                if len(some) < len(late):
-                    # Some for all: zones come together, mostly, and there may be thousands.
-                    still = self._late({name: wanted[name] for name in some}, answers, _nobody)
-                    late |= still
-                    if not again and len(still) == len(some):
-                        continue
-                    answers = self.ask(late)
-                before = len(late)
-                late = self._late({name: wanted[name] for name in late}, answers, served)
-                if len(late) < before:
-                    began = time.monotonic()  # as long as zones come, the others may come too
-                waited = time.monotonic() - began
-                if waited < _REFUSED_SECONDS + more:
+    def _load(self, loading: "_Loading") -> None:
+        """Reload until no zone is late, or there is no hope left for this time."""
+        reload_at, reload_after = 0.0, _RELOAD_AGAIN_SECONDS + loading.more
+        while loading.late and loading.is_in_time:
+            if again := time.monotonic() >= reload_at:
+                if not self._reload(loading.late):
+                    return
+                again = reload_at > 0  # the first one has only begun
+                reload_at, reload_after = time.monotonic() + reload_after, reload_after * 2
+            time.sleep(_ASK_EVERY_SECONDS)
+            some = random.sample(list(loading.late), min(_SOME, len(loading.late)))
+            answers = self.ask(some)
+            if len(some) < len(loading.late):
+                # Some for all: zones come together, mostly, and there may be thousands.
+                if not again and not any(loading.is_right(*its) for its in answers.items()):
+                    loading.late |= answers
                     continue
-                refused = {name for name in untried & late.keys() if late[name] == _REFUSES}
-                if waited < _SURELY_REFUSED_SECONDS + more:
-                    refused -= refused_before
-                if refused:
-                    untried -= refused
-                    serials = give_back(refused)
-                    wanted |= serials
-                    given_up = (given_up | refused) - serials.keys()
-                    reload_at = 0.0
-        return late
+                answers = self.ask(loading.late)
+            loading.hear(answers)
+            if loading.give_back():
+                reload_at = 0.0
 
     def _reload(self, late: Collection[str]) -> bool:
         try:
@@ -137,38 +117,78 @@ class Primary:
             return False
         return True
 
-    def _late(
+
+class _Loading:
+    """Which zones are late, with what is answered instead; and which there is hope for."""
+
+    def __init__(
         self,
         wanted: Mapping[str, int],
         answers: Mapping[str, Answer],
-        served: Callable[[Mapping[str, soa.Serial]], None],
-    ) -> dict[str, Answer]:
-        """The zones that are not served as they should be, with what is answered instead."""
-        late, there = dict[str, Answer](), dict[str, soa.Serial]()
-        for name, serial in wanted.items():
-            answer = answers[name]
-            if isinstance(answer, soa.Serial) and answer.serial == serial:
+        hopeless: Collection[str],
+        publishing: Publishing,
+    ) -> None:
+        self.wanted = dict(wanted)
+        self.late: dict[str, Answer] = {}
+        self._publishing = publishing
+        self._untried = set(publishing.refusable)
+        self._given_up = set(hopeless)
+        self._since = time.monotonic()  # when a zone came last
+        self._end = self._since + _AT_MOST_SECONDS
+        self.hear(answers)
+        self.more = len(self.late) * _A_ZONES_SECONDS
+        # What was refused before may be a file that is gone: that takes longer to be told.
+        self._refused_before = {name for name, its in self.late.items() if its == _REFUSES}
+
+    @property
+    def is_hopeful(self) -> bool:
+        """Whether there are others than those that were hopeless before."""
+        return not self.late.keys() <= self._given_up - self._untried
+
+    @property
+    def is_in_time(self) -> bool:
+        """Whether it is worth waiting on: as long as zones come, the others may come too."""
+        now = time.monotonic()
+        patience = _VERIFY_SECONDS
+        if self.late.keys() <= self._given_up and not self._refused():
+            patience = _RELOAD_AGAIN_SECONDS
+        return now < self._end and now - self._since < patience + self.more
+
+    def is_right(self, name: str, answer: Answer) -> bool:
+        """Whether this is what is wanted of a zone."""
+        return isinstance(answer, soa.Serial) and answer.serial == self.wanted[name]
+
+    def hear(self, answers: Mapping[str, Answer]) -> None:
+        """Take in what is answered now of all that are late, or wanted at first."""
+        there = dict[str, soa.Serial]()
+        self.late = {}
+        for name, answer in answers.items():
+            if isinstance(answer, soa.Serial) and self.is_right(name, answer):
                 there[name] = answer
             else:
-                late[name] = answer
+                self.late[name] = answer
         if there:
-            served(there)
-        return late
+            self._since = time.monotonic()
+            self._publishing.served(there)
 
+    def give_back(self) -> bool:
+        """Have what was surely refused given back, once; whether there was anything."""
+        waited = time.monotonic() - self._since
+        if waited < _REFUSED_SECONDS + self.more:
+            return False
+        refused = self._refused()
+        if waited < _SURELY_REFUSED_SECONDS + self.more:
+            refused -= self._refused_before
+        if not refused:
+            return False
+        self._untried -= refused
+        serials = self._publishing.give_back(refused)
+        self.wanted |= serials
+        self._given_up = (self._given_up | refused) - serials.keys()
+        return True
 
-def _nobody(_: Mapping[str, soa.Serial]) -> None:
-    pass
-
-
-def _patience(
-    late: Mapping[str, Answer], given_up: Collection[str], untried: Collection[str]
-) -> float:
-    """How long the late zones are waited for, seconds."""
-    if not late.keys() <= set(given_up):
-        return _VERIFY_SECONDS
-    if any(late[name] == _REFUSES for name in late.keys() & set(untried)):
-        return _VERIFY_SECONDS
-    return _RELOAD_AGAIN_SECONDS
+    def _refused(self) -> set[str]:
+        return {name for name in self._untried & self.late.keys() if self.late[name] == _REFUSES}
 
 
 def _why(answer: Answer, serial: int) -> str:

@@ -22,6 +22,7 @@ from actions.state import Refused, State, StateError
 from actions.zone import Template
 from exporter import soa
 from exporter.config import Config
+from exporter.log import tell
 
 log = logging.getLogger(__name__)
 
@@ -35,10 +36,7 @@ _LIFT_EVERY = timedelta(days=1)
 _TRY_AGAIN = timedelta(hours=1)
 
 # With so many zones the files of old contents are kept, as `.ZONE.spare`, and written anew.
-_MANY = 200
-
-# So many zones have a line each in the log; more have one for all.
-LINES = 20
+MANY = 200
 
 _T = TypeVar("_T")
 
@@ -75,6 +73,7 @@ class Publisher:
         self._refused: dict[str, Refused] = {}
         self._kept: set[str] = set()  # zones with a last good content beside them
         self._held: set[str] = set()  # zones that go on with theirs
+        self._doubts: dict[str, dict[str, str]] = {}  # serials that are yet to be told of
 
     def publish(
         self, templates: Mapping[str, Template], seen: Seen, moved: Collection[str]
@@ -87,23 +86,34 @@ class Publisher:
         with self._tally.step("render"):
             self._clear_up()
             due = self._due(moved, seen.stuck)
+            self._tell_doubts()
         if not due:
             return
-        self._record({name: its.serial for name, its in due.items()})
+        try:
+            self._record({name: its.serial for name, its in due.items()})
+        except StateError as error:  # what is on the disk is to be served all the same
+            for name, its in due.items():
+                if its.published is not None:
+                    self._tally.put(name, its.published)
+                self._tally.fail(name, "state", str(error))
+            return
         with self._tally.step("write"):
             unused = self._write(due, seen.primary)
-        # Else a folder that can't be written would use up a serial at every tick.
-        if unused:
-            self._state.record({name: due[name].recorded for name in unused})
         lifts = {n: self._now for n, its in due.items() if its.lifted and n not in unused}
-        if lifts:
-            self._state.put_lifted({**self._known(self._state.lifted), **lifts})
+        try:
+            # Else a folder that can't be written would use up a serial at every tick.
+            if unused:
+                self._state.record({name: due[name].recorded for name in unused})
+            if lifts:
+                self._state.put_lifted({**self._known(self._state.lifted), **lifts})
+        except StateError as error:  # a serial is lost, or a lift comes twice: no harm is done
+            log.error("not put down", extra={"reason": str(error)})  # noqa: TRY400
 
     def served(self, serials: Collection[str]) -> None:
         """Let go of what was kept for zones that are served now."""
         for name in self._kept & set(serials):
             with contextlib.suppress(OSError):  # the next run tries again
-                files.drop(self._path(name), spare=len(self._templates) >= _MANY)
+                files.drop(self._path(name), spare=len(self._recorded) >= MANY)
             self._kept.discard(name)
         if over := self._refused.keys() & set(serials) - self._held:
             self._refused = {n: its for n, its in self._refused.items() if n not in over}
@@ -132,6 +142,7 @@ class Publisher:
                     f" its last content is back, with serial {serial}; tried again at"
                     f" {again:%H:%M} UTC, or by zonerw rewrite --forced {name}",
                 )
+        self._tell_doubts()
         try:
             # Put down first: a run that is killed before the file is in place begins anew.
             self._refused = {**self._refused, **refused}
@@ -142,14 +153,19 @@ class Publisher:
             reasons = {name: str(error.strerror) for name, error in failed.items()}
         except (OSError, StateError) as error:
             reasons = dict.fromkeys(contents, str(error))
-        for name, reason in reasons.items():
-            log.error("last content can't be put back", extra={"zone": name, "reason": reason})
+        why = {name: {"reason": reason} for name, reason in reasons.items()}
+        tell(log, "last content can't be put back", why, logging.ERROR)
         back = {name: its.serial for name, its in refused.items() if name not in reasons}
         for name, serial in back.items():
             self._held.add(name)
             self._tally.put(name, serial, written=True)
             self._tally.fail(name, "verify", refused[name].reason)
-            log.warning("last content put back", extra={"zone": name, "serial": serial})
+        tell(
+            log,
+            "last content put back",
+            {n: {"serial": s} for n, s in back.items()},
+            logging.WARNING,
+        )
         return back
 
     @property
@@ -248,9 +264,13 @@ class Publisher:
     def _next(self, name: str, ours: Iterable[int | None]) -> int:
         known = [serial for serial in ours if serial is not None]
         next_ = zone.next_serial(self._now.date(), known, self._seen_at(name))
-        for doubt in next_.doubts:
-            log.warning("serial doubted", extra={"zone": name, "reason": doubt})
+        if next_.doubts:
+            self._doubts[name] = {"reason": "; ".join(next_.doubts)}
         return next_.serial
+
+    def _tell_doubts(self) -> None:
+        tell(log, "serial doubted", self._doubts, logging.WARNING)
+        self._doubts = {}
 
     def _seen_at(self, name: str) -> dict[str, int]:
         return {label: zones[name] for label, zones in self._theirs.items() if name in zones}
@@ -286,20 +306,14 @@ class Publisher:
                 self._tally.fail(name, "write", f"{folder / name}: {error.strerror}")
             else:
                 self._tally.put(name, its.serial, written=True)
-        self._tell({name: its.serial for name, its in due.items() if name not in failed})
+        published = {n: {"serial": its.serial} for n, its in due.items() if n not in failed}
+        tell(log, "published", published, serving=self._serving)
         try:
             files.sync_folder(folder)
         except OSError as error:
             for name in due:
                 self._tally.fail(name, "write", f"{folder}: can't be synced: {error.strerror}")
         return set(failed)
-
-    def _tell(self, written: Mapping[str, int]) -> None:
-        if len(written) > LINES:
-            log.info("published", extra={"zones": len(written), "serving": self._serving})
-            return
-        for name, serial in written.items():
-            log.info("published", extra={"zone": name, "serial": serial, "serving": self._serving})
 
     def _record(self, serials: Mapping[str, int]) -> None:
         self._state.record(serials)

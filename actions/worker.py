@@ -15,6 +15,7 @@ from actions.converge import Word
 from actions.metrics import Trigger
 from actions.outcome import Outcome
 from actions.state import StateError
+from exporter.log import tell
 
 log = logging.getLogger(__name__)
 
@@ -106,9 +107,10 @@ class Worker:
                 log.exception("converge failed", extra={"trigger": request.trigger})
                 request.outcome.set_exception(error)
             else:
-                for name, its in outcome.zones.items():
-                    if its.failed == "accept":  # what a person asked for, not how things stand
-                        log.error("source refused", extra={"zone": name, "reason": its.reason})
+                # What a person asked for, not how things stand.
+                refused = {n: i.reason for n, i in outcome.zones.items() if i.failed == "accept"}
+                why = {name: {"reason": reason} for name, reason in refused.items()}
+                tell(log, "source refused", why, logging.ERROR)
                 self._failures.tell(_failures(outcome))
                 self._doubts.tell(outcome.judgement.doubts)
                 request.outcome.set_result(outcome)
@@ -131,11 +133,14 @@ class _Told:
         self._level = level
 
     def tell(self, reasons: Mapping[str, str]) -> None:
-        for what, reason in reasons.items():
-            if self.reasons.get(what) != reason:
-                log.log(self._level, self._wrong, extra={"what": what, "reason": reason})
-        for what in sorted(self.reasons.keys() - reasons.keys()):
-            log.info(self._over, extra={"what": what})
+        new = {
+            what: {"reason": reason}
+            for what, reason in reasons.items()
+            if self.reasons.get(what) != reason
+        }
+        tell(log, self._wrong, new, self._level, each="what")
+        over = sorted(self.reasons.keys() - reasons.keys())
+        tell(log, self._over, {what: {} for what in over}, each="what")
         self.reasons = reasons
 
 

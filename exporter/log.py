@@ -3,8 +3,12 @@
 import logging
 import sys
 import time
+from collections.abc import Mapping
 
 from logfmter import Logfmter
+
+# So many have a line each; more lines tell nobody more.
+_LINES = 20
 
 
 def to_stderr(level: int = logging.INFO) -> None:
@@ -21,3 +25,20 @@ def to_stderr(level: int = logging.INFO) -> None:
     # What these libraries report of their ordinary work, we report ourselves where it matters.
     logging.getLogger("urllib3").setLevel(logging.ERROR)
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
+
+
+def tell(
+    log: logging.Logger,
+    fact: str,
+    them: Mapping[str, Mapping[str, object]],
+    level: int = logging.INFO,
+    each: str = "zone",
+    **shared: object,
+) -> None:
+    """A line for each, with its own fields and the shared ones; of many, one as an example."""
+    if len(them) > _LINES:
+        name, fields = next(iter(them.items()))
+        log.log(level, fact, extra={"number": len(them), "such_as": name, **fields, **shared})
+        return
+    for name, fields in them.items():
+        log.log(level, fact, extra={each: name, **fields, **shared})

@@ -4,8 +4,9 @@ import os
 import shutil
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
@@ -737,7 +738,10 @@ def test_meanwhile_only_what_fails_is_looked_at_again(
 def test_one_that_is_not_known_is_not_reloaded_for_at_every_tick(
     program: Program, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is asked for, so that it is seen once it is known; a reload is for the minute's look."""
+    """It is asked for, so that it is seen once it is known; a reload is for the minute's look.
+
+    And for what had to be written again.
+    """
     unknown = (program.stack.layout.sources / "example.org.base").read_text()
     (program.stack.layout.sources / "new.example.base").write_text(unknown)
     program.run("request", Forced())
@@ -748,8 +752,13 @@ def test_one_that_is_not_known_is_not_reloaded_for_at_every_tick(
         assert (its.failed, its.reason) == ("verify", "ns1 answers REFUSED")
     assert not reloads
     monkeypatch.setattr(primary, "_VERIFY_SECONDS", 0.3)
+    (program.stack.layout.published / "new.example").unlink()
+    program.run("timer")
+    assert len(reloads) == 1
+    program.run("timer")
+    assert len(reloads) == 1
     program.run()
-    assert reloads
+    assert len(reloads) > 1
 
 
 def test_zones_that_come_slowly_are_waited_for(
@@ -771,20 +780,72 @@ def test_zones_that_come_slowly_are_waited_for(
     assert not program.run("timer").failed
 
 
-def test_a_lift_that_came_to_nothing_is_made_up_for(
+def test_a_lift_that_could_not_be_written_is_made_up_for(
     program: Program, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Killed before the serial was recorded, or not written: it was none. Nor is one to come."""
+    """It was none: the next run lifts, and no other."""
     program.stuck = {"example.org"}
-    with monkeypatch.context() as full:
-        full.setattr(
-            files, "put_all", lambda _folder, some, **_: {n: OSError(28, "") for n, _ in some}
-        )
-        with pytest.raises(StateError):
-            program.run()
+    put_all = files.put_all
+
+    def full(folder: Path, contents: Iterable[tuple[str, bytes]], **more: Any) -> Any:
+        if folder != program.stack.layout.published:
+            return put_all(folder, contents, **more)
+        return {name: OSError(28, "No space left") for name, _ in contents}
+
+    with monkeypatch.context() as at_first:
+        at_first.setattr(files, "put_all", full)
+        assert program.run().zones["example.org"].failed == "write"
+    assert program.run().zones["example.org"].serial == TODAY + 1
+    assert program.run().zones["example.org"].serial == TODAY + 1
+
+
+def test_a_lift_that_is_to_come_holds_back_none(program: Program) -> None:
+    """The clock was ahead by a year for a while."""
+    program.stuck = {"example.org"}
     State(program.config.actions.state).put_lifted({"example.org": NOW + timedelta(days=300)})
     assert program.run().zones["example.org"].serial == TODAY + 1
     assert program.run().zones["example.org"].serial == TODAY + 1
+
+
+def test_state_that_is_lost_before_the_lock_is_had_makes_a_first_start(
+    program: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every zone is accepted anew; where they point is read from the zones."""
+    program.down["main"] = True
+    program.run()
+    folder = program.config.actions.state
+    locked = State.locked
+
+    def losing(state: State) -> AbstractContextManager[None]:
+        monkeypatch.setattr(State, "locked", locked)
+        shutil.rmtree(folder)
+        return state.locked()
+
+    monkeypatch.setattr(State, "locked", losing)
+    outcome = program.run("timer")
+    assert outcome.meant.server == "backup"
+    assert {name: its.failed for name, its in outcome.zones.items()} == dict.fromkeys(ZONES)
+    program.down["main"] = False
+    assert program.written(program.run()) == set(ZONES)
+    program.serves(dict.fromkeys(ZONES, (TODAY + 2, program.stack.main)))
+
+
+def test_a_first_start_that_another_has_made_accepts_nothing(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was edited since is not what anybody has asked for."""
+    check = converge.check
+
+    def slow(config: Config, zones: tuple[str, ...]) -> Checked:
+        monkeypatch.setattr(converge, "check", check)
+        Program(stack).run("start")
+        edit(stack, "example.org", "www ", "web ")
+        return check(config, zones)
+
+    monkeypatch.setattr(converge, "check", slow)
+    program = Program(stack)
+    assert program.written(program.run("start")) == set()
+    program.serves(dict.fromkeys(ZONES, (TODAY, stack.main)))
 
 
 def test_a_first_start_by_a_persons_word_checks_all_once(
@@ -804,6 +865,14 @@ def test_a_first_start_by_a_persons_word_checks_all_once(
     program.run("request", Forced())
     assert words == [()]
     program.serves(dict.fromkeys(ZONES, (TODAY, stack.main)))
+
+
+def test_a_source_that_is_refused_twice_is_told_of_once(stack: Stack) -> None:
+    """At a first start by a person's word for it, all are checked, and it once more."""
+    (stack.layout.sources / "broken.example.base").write_text("$TTL 60\n@ SOA a b (\n")
+    its = Program(stack).run("request", Forced(("broken.example",))).zones["broken.example"]
+    assert its.failed == "accept"
+    assert its.reason.count("broken.example.base:2: ") == 1
 
 
 def test_a_refused_source_hides_no_failure(program: Program) -> None:
@@ -836,7 +905,7 @@ def test_many_zones_have_one_line_in_the_log(caplog: pytest.LogCaptureFixture) -
         caplog.set_level("INFO")
         Program(stack).run("start")
     told = [record for record in caplog.records if record.name.startswith("actions.")]
-    said = [(record.message, vars(record).get("zones")) for record in told]
+    said = [(record.message, vars(record).get("number")) for record in told]
     assert said == [("published", 22), ("primary serves", 22)]
 
 

@@ -8,12 +8,13 @@ addresses it gives at that serial. What is wanted is converge's business.
 import base64
 import binascii
 import logging
-import random
+import math
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import islice
 from operator import itemgetter
 from pathlib import Path
@@ -43,10 +44,13 @@ _SERIALS_SECONDS = 0.3
 # After a NOTIFY the transfer takes some ten milliseconds on a fast line: ask often at first.
 _ASK_FIRST_SECONDS = 0.02
 _ASK_AT_MOST_SECONDS = 5.0
-# NSD answers no more than 200 questions a second; where more zones lag, all goes slower.
-_LAGGING_AT_FULL_PACE = 200
-# So many are asked for and notified before what is newer, or the end, is seen to.
-_AT_ONCE = 1000
+# So many zones a second a small secondary takes in: where more lag, some have a place in its queue.
+_LAGGING_A_SECOND = 200
+# So many are asked for before it is known what became of any of them.
+_AT_ONCE = 200
+# A question costs processor time here and there: after those in vain, so many times theirs is left
+# to the others.
+_REST = 3
 
 # NOTIFY again what lags, more and more seldom; a restarted secondary falls behind by itself, so
 # that one that has everything is asked again every minute too.
@@ -152,6 +156,7 @@ class Follower:
         self._zones: dict[str, _Zone] = {}
         self._answered: dict[str, int | None] = {}  # its last serial; None: asked in vain
         self._fresh = False  # something is wanted that no round has taken up yet
+        self._until = math.inf  # when zones are due that this round is not to hold up
         self._stopping = False
         self._complaints: set[str] = set()
         self._thread = threading.Thread(target=self._run, name=f"follow {name}", daemon=True)
@@ -188,6 +193,8 @@ class Follower:
                         stands=Behind(answered, "not asked yet", coming=True),
                         known=before is not None or answered is not None,
                         since=now,
+                        ask_at=-now,
+                        quiet=before is not None and before.quiet,
                     )
                     self._fresh = True
             self._news.notify_all()
@@ -265,25 +272,38 @@ class Follower:
         while not self._stopping:
             due = self._take()
             self._notify({zone: its for zone, its in due.items() if its.reply is None})
+            began = time.thread_time()
             asked = self._ask(due)
             self._notify(asked)
-            self._rest(self._plan(asked))
+            self._rest(self._plan(asked, time.thread_time() - began))
 
     def _is_called(self) -> bool:
         """Whether something newer, or the end, is to be seen to: before any answer."""
         return self._fresh or self._stopping
 
-    def _take(self) -> "dict[str, _Zone]":
-        """What to ask for now: every zone once a minute, those that lag far more often.
+    def _is_enough(self) -> bool:
+        """Whether what is still without an answer is left for another round."""
+        return self._is_called() or time.monotonic() >= self._until
 
-        Of those that have waited as long, others are the first each time: a thousand of them that
-        are never answered would else be taken for all, for ever.
+    def _take(self) -> "dict[str, _Zone]":
+        """What to see to now, in order: every zone once a minute, those that lag far more often.
+
+        Those that were met with silence the last time have what time the others leave: while it is
+        waited out, nothing would be heard of these.
         """
         with self._news:
             self._fresh = False
             now = time.monotonic()
-            due = [(its.ask_at, zone) for zone, its in self._zones.items() if its.ask_at <= now]
-            random.shuffle(due)
+            others = (its.ask_at for its in self._zones.values() if not its.quiet)
+            self._until = min(others, default=math.inf)
+            quiet = self._until > now
+            if not quiet:
+                self._until = math.inf
+            due = [
+                (its.ask_at, zone)
+                for zone, its in self._zones.items()
+                if its.quiet == quiet and its.ask_at <= now
+            ]
             due.sort(key=itemgetter(0))
             return {zone: self._zones[zone] for _, zone in due}
 
@@ -291,11 +311,13 @@ class Follower:
         """Ask for the first of them; gives those of which is known now how they stand."""
         first = list(islice(due, _AT_ONCE))
         answers = soa.ask(
-            self._secondary, first, _ANSWER_SECONDS, enough=self._is_called, key=self._key
+            self._secondary, first, _ANSWER_SECONDS, enough=self._is_enough, key=self._key
         )
-        if self._is_called():  # so that nobody knows what the others would have answered
+        if self._is_enough():  # so that nobody knows what the others would have answered
             answers = {zone: its for zone, its in answers.items() if its != _NO_ANSWER}
-        elif all(its == _NO_ANSWER for its in answers.values()):
+        for zone, its in answers.items():
+            due[zone].quiet = its == _NO_ANSWER
+        if answers and all(due[zone].quiet for zone in answers):
             answers = dict.fromkeys(due, _NO_ANSWER)  # nor would it answer for those not asked
         stand = {zone: standing(its, due[zone].wanted.soa.serial) for zone, its in answers.items()}
         self._look_where_they_point(due, stand)
@@ -318,11 +340,13 @@ class Follower:
         if not pointers:
             return
         found = soa.addresses(
-            self._secondary, pointers, _ANSWER_SECONDS, enough=self._is_called, key=self._key
+            self._secondary, pointers, _ANSWER_SECONDS, enough=self._is_enough, key=self._key
         )
+        is_cut_short = self._is_enough()
         for zone, pointer in pointers.items():
-            if zone in found or not self._is_called():
+            if zone in found or not is_cut_short:
                 stand[zone] = _pointing(due[zone].wanted, pointer, found.get(zone))
+                due[zone].quiet = zone not in found
             else:
                 del stand[zone]
 
@@ -362,34 +386,27 @@ class Follower:
             )
 
     def _notify(self, zones: "Mapping[str, _Zone]") -> None:
-        """Notify those of them that are due for it, until something newer is."""
+        """Notify those of them that are due for it."""
+        with self._news:
+            now, queue = time.monotonic(), self._queue()
+            due = {zone: its for zone, its in zones.items() if its.is_to_be_notified(now, queue)}
+        # One try for each message: a signed one has to be fresh, so the next is a new one.
+        replies = soa.exchange(
+            self._secondary,
+            [partial(message, zone, its.wanted.soa.rdata, self._key) for zone, its in due.items()],
+            _ANSWER_SECONDS,
+            enough=self._is_enough,
+            tries=1,
+        )
+        took = dict(zip(due, replies, strict=True))
+        if self._is_enough():  # what was not sent, or has no reply yet, is still due
+            took = {zone: reply for zone, reply in took.items() if reply != _NO_REPLY}
+        self._tell(list(took.values()))
         with self._news:
             now = time.monotonic()
-            left = {zone: its for zone, its in zones.items() if its.is_to_be_notified(now)}
-        while left:
-            first = list(islice(left, _AT_ONCE))
-            messages = [message(zone, left[zone].wanted.soa.rdata, self._key) for zone in first]
-            # One try for each message: a signed one has to be fresh, so the next is a new one.
-            replies = soa.exchange(
-                self._secondary,
-                messages,
-                _ANSWER_SECONDS,
-                enough=lambda: self._stopping,
-                tries=1,
-            )
-            if self._stopping:
-                return
-            self._tell(replies)
-            took = dict(zip(first, replies, strict=True))
-            if all(reply == _NO_REPLY for reply in replies):
-                took = dict.fromkeys(left, _NO_REPLY)  # nor would it take the others
-            with self._news:
-                now = time.monotonic()
-                for zone, reply in took.items():
-                    left.pop(zone).take(reply, now)
-                self._news.notify_all()
-            if self._fresh:
-                return  # what is left is still due
+            for zone, reply in took.items():
+                due[zone].take(reply, now)
+            self._news.notify_all()
 
     def _tell(self, replies: "Sequence[_Reply]") -> None:
         """Count them; each reason for a refusal has a line, until it is over."""
@@ -402,15 +419,24 @@ class Follower:
                 log.warning("notify failed", extra=told)
         self._complaints |= refusals.keys()
 
-    def _plan(self, asked: "Mapping[str, _Zone]") -> float:
-        """Seconds until the next question; puts down when those just asked are asked again."""
+    def _plan(self, asked: "Mapping[str, _Zone]", used: float) -> float:
+        """Seconds until the next round; puts down when those just asked are asked again.
+
+        `used`: the processor seconds that it took to ask them.
+        """
         with self._news:
-            now = time.monotonic()
-            lagging = sum(isinstance(its.stands, Behind) for its in self._zones.values())
+            now, queue = time.monotonic(), self._queue()
             for its in asked.values():
-                its.plan(now, slower=max(1.0, lagging / _LAGGING_AT_FULL_PACE))
+                its.plan(now, queue)
+            in_vain = sum(isinstance(its.stands, Behind) for its in asked.values())
             asked_next = (its.ask_at for its in self._zones.values())
-            return min(asked_next, default=now + _LOOK_AGAIN_SECONDS) - now
+            due_in = min(asked_next, default=now + _LOOK_AGAIN_SECONDS) - now
+            return max(due_in, _REST * used * in_vain / max(1, len(asked)))
+
+    def _queue(self) -> float:
+        """Seconds in which a small secondary comes round to all that lag."""
+        lagging = sum(isinstance(its.stands, Behind) for its in self._zones.values())
+        return lagging / _LAGGING_A_SECOND
 
     def _rest(self, seconds: float) -> None:
         with self._news:
@@ -441,7 +467,8 @@ class _Zone:
     stands: Serves | Behind
     known: bool  # whether it stands so, for all that is known: by an answer, or one of before
     since: float | None  # when it was wanted, until it is served
-    ask_at: float = 0.0  # before all others
+    ask_at: float  # at first, before all others, and the newest before the older
+    quiet: bool  # whether it was met with silence when it was asked for last
     ask_after: float = 0.0  # the last wait between two questions; at first, none
     notified_at: float = 0.0
     notify_after: float = 0.0  # the wait until the next NOTIFY
@@ -475,9 +502,16 @@ class _Zone:
         """Whether it takes NOTIFYs, and has given no SOA."""
         return _is_gone(self.stands) and self.reply == dns.rcode.NOERROR
 
-    def is_to_be_notified(self, now: float) -> bool:
-        """Whether it lags, and the last NOTIFY, if any, was long enough ago."""
-        wait = _NOTIFY_UNSEEN_SECONDS if self.unseen else self.notify_after
+    def is_to_be_notified(self, now: float, queue: float) -> bool:
+        """Whether it lags, and the last NOTIFY, if any, was long enough ago.
+
+        `queue`: the seconds for which it may have its place in the secondary's queue.
+        """
+        wait = self.notify_after
+        if self.unseen:
+            wait = _NOTIFY_UNSEEN_SECONDS
+        elif wait and self.reply == dns.rcode.NOERROR:
+            wait = max(wait, queue)
         return self.lags() and now >= self.notified_at + wait
 
     def hear(self, stands: Serves | Behind, now: float) -> float | None:
@@ -508,14 +542,14 @@ class _Zone:
         longer = max(_NOTIFY_FIRST_SECONDS, self.notify_after * 2)
         self.notify_after = min(longer, _NOTIFY_AT_MOST_SECONDS)
 
-    def plan(self, now: float, slower: float) -> None:
-        """Put down when to ask again."""
+    def plan(self, now: float, queue: float) -> None:
+        """Put down when to ask again; `queue` as above."""
         if isinstance(self.stands, Serves) or self.unseen:
             self.ask_at = now + _LOOK_AGAIN_SECONDS
         else:
             longer = max(_ASK_FIRST_SECONDS, self.ask_after * 1.5)
-            self.ask_after = min(longer, _ASK_AT_MOST_SECONDS)
-            self.ask_at = now + min(self.ask_after * slower, _LOOK_AGAIN_SECONDS)
+            self.ask_after = min(longer, max(_ASK_AT_MOST_SECONDS, queue), _LOOK_AGAIN_SECONDS)
+            self.ask_at = now + self.ask_after
 
 
 def standing(answer: soa.Serial | soa.NoSerial, wanted: int) -> Serves | Behind:

@@ -137,7 +137,7 @@ def ask_all(
 
 def exchange(
     nameserver: Nameserver,
-    messages: Sequence[dns.message.Message],
+    messages: Sequence[Callable[[], dns.message.Message]],
     patience: float,
     *,
     enough: Callable[[], bool] = never,
@@ -145,10 +145,11 @@ def exchange(
 ) -> list[dns.rcode.Rcode | NoReply]:
     """Send every message and give the reply's code to each, in order; it ends as `ask` does.
 
-    A reply to a signed message has to be signed likewise (RFC 8945). A message is signed once, when
-    it is sent first: with more than one try it is the same bytes that are sent again.
+    Each is made and signed when it is sent first, so that few are in memory at once; with more than
+    one try it is the same bytes that are sent again. A reply to a signed message has to be signed
+    likewise (RFC 8945).
     """
-    asked = map(_message, messages)
+    asked = (_message(make()) for make in messages)
     talk = Talk(nameserver, asked, len(messages), patience, enough=enough, tries=tries)
     codes = asyncio.run(talk.run())
     return [NoReply(code) if isinstance(code, str) else code for code in codes]

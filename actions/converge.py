@@ -336,7 +336,7 @@ class _Run:
         wanted = {name: self._publisher.wanted(name, its) for name, its in zones.items()}
         self._around.served(wanted)
         written = [name for name in zones if self.tally.zones[name].written]
-        tell(log, "primary serves", {n: {"serial": zones[n].serial} for n in written})
+        tell(log, "primary serves", written, lambda name: {"serial": zones[name].serial})
 
     def give_back(self, zones: Collection[str]) -> Mapping[str, int]:
         """The primary refuses these."""

@@ -44,6 +44,8 @@ _SERIALS_SECONDS = 0.3
 # After a NOTIFY the transfer takes some ten milliseconds on a fast line: ask often at first.
 _ASK_FIRST_SECONDS = 0.02
 _ASK_AT_MOST_SECONDS = 5.0
+# What takes NOTIFYs and gives no SOA may be hidden for good, or too busy for a moment.
+_ASK_UNSEEN_SECONDS = 1.0
 # So many zones a second a small secondary takes in: where more lag, some have a place in its queue.
 _LAGGING_A_SECOND = 200
 # So many are asked for before it is known what became of any of them.
@@ -274,8 +276,9 @@ class Follower:
             self._notify({zone: its for zone, its in due.items() if its.reply is None})
             began = time.thread_time()
             asked = self._ask(due)
+            used = time.thread_time() - began
             self._notify(asked)
-            self._rest(self._plan(asked, time.thread_time() - began))
+            self._rest(self._plan(asked, used))
 
     def _is_called(self) -> bool:
         """Whether something newer, or the end, is to be seen to: before any answer."""
@@ -390,6 +393,8 @@ class Follower:
         with self._news:
             now, queue = time.monotonic(), self._queue()
             due = {zone: its for zone, its in zones.items() if its.is_to_be_notified(now, queue)}
+        if not due:
+            return
         # One try for each message: a signed one has to be fresh, so the next is a new one.
         replies = soa.exchange(
             self._secondary,
@@ -426,12 +431,16 @@ class Follower:
         """
         with self._news:
             now, queue = time.monotonic(), self._queue()
+            again = [
+                its
+                for its in asked.values()
+                if its.ask_after > 0 and isinstance(its.stands, Behind)
+            ]
             for its in asked.values():
                 its.plan(now, queue)
-            in_vain = sum(isinstance(its.stands, Behind) for its in asked.values())
             asked_next = (its.ask_at for its in self._zones.values())
             due_in = min(asked_next, default=now + _LOOK_AGAIN_SECONDS) - now
-            return max(due_in, _REST * used * in_vain / max(1, len(asked)))
+            return max(due_in, _REST * used * len(again) / max(1, len(asked)))
 
     def _queue(self) -> float:
         """Seconds in which a small secondary comes round to all that lag."""
@@ -510,7 +519,7 @@ class _Zone:
         wait = self.notify_after
         if self.unseen:
             wait = _NOTIFY_UNSEEN_SECONDS
-        elif wait and self.reply == dns.rcode.NOERROR:
+        elif self.reply == dns.rcode.NOERROR:
             wait = max(wait, queue)
         return self.lags() and now >= self.notified_at + wait
 
@@ -544,10 +553,11 @@ class _Zone:
 
     def plan(self, now: float, queue: float) -> None:
         """Put down when to ask again; `queue` as above."""
-        if isinstance(self.stands, Serves) or self.unseen:
+        if isinstance(self.stands, Serves):
             self.ask_at = now + _LOOK_AGAIN_SECONDS
         else:
-            longer = max(_ASK_FIRST_SECONDS, self.ask_after * 1.5)
+            first = _ASK_UNSEEN_SECONDS if self.unseen else _ASK_FIRST_SECONDS
+            longer = max(first, self.ask_after * 1.5)
             self.ask_after = min(longer, max(_ASK_AT_MOST_SECONDS, queue), _LOOK_AGAIN_SECONDS)
             self.ask_at = now + self.ask_after
 

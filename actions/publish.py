@@ -73,7 +73,7 @@ class Publisher:
         self._refused: dict[str, Refused] = {}
         self._kept: set[str] = set()  # zones with a last good content beside them
         self._held: set[str] = set()  # zones that go on with theirs
-        self._doubts: dict[str, dict[str, str]] = {}  # serials that are yet to be told of
+        self._doubts: dict[str, str] = {}  # serials that are yet to be told of
 
     def publish(
         self, templates: Mapping[str, Template], seen: Seen, moved: Collection[str]
@@ -153,18 +153,15 @@ class Publisher:
             reasons = {name: str(error.strerror) for name, error in failed.items()}
         except (OSError, StateError) as error:
             reasons = dict.fromkeys(contents, str(error))
-        why = {name: {"reason": reason} for name, reason in reasons.items()}
-        tell(log, "last content can't be put back", why, logging.ERROR)
+        fact = "last content can't be put back"
+        tell(log, fact, reasons, lambda name: {"reason": reasons[name]}, level=logging.ERROR)
         back = {name: its.serial for name, its in refused.items() if name not in reasons}
         for name, serial in back.items():
             self._held.add(name)
             self._tally.put(name, serial, written=True)
             self._tally.fail(name, "verify", refused[name].reason)
         tell(
-            log,
-            "last content put back",
-            {n: {"serial": s} for n, s in back.items()},
-            logging.WARNING,
+            log, "last content put back", back, lambda n: {"serial": back[n]}, level=logging.WARNING
         )
         return back
 
@@ -265,11 +262,12 @@ class Publisher:
         known = [serial for serial in ours if serial is not None]
         next_ = zone.next_serial(self._now.date(), known, self._seen_at(name))
         if next_.doubts:
-            self._doubts[name] = {"reason": "; ".join(next_.doubts)}
+            self._doubts[name] = "; ".join(next_.doubts)
         return next_.serial
 
     def _tell_doubts(self) -> None:
-        tell(log, "serial doubted", self._doubts, logging.WARNING)
+        doubts = self._doubts
+        tell(log, "serial doubted", doubts, lambda n: {"reason": doubts[n]}, level=logging.WARNING)
         self._doubts = {}
 
     def _seen_at(self, name: str) -> dict[str, int]:
@@ -306,8 +304,8 @@ class Publisher:
                 self._tally.fail(name, "write", f"{folder / name}: {error.strerror}")
             else:
                 self._tally.put(name, its.serial, written=True)
-        published = {n: {"serial": its.serial} for n, its in due.items() if n not in failed}
-        tell(log, "published", published, serving=self._serving)
+        written = [name for name in due if name not in failed]
+        tell(log, "published", written, lambda n: {"serial": due[n].serial}, serving=self._serving)
         try:
             files.sync_folder(folder)
         except OSError as error:

@@ -109,8 +109,7 @@ class Worker:
             else:
                 # What a person asked for, not how things stand.
                 refused = {n: i.reason for n, i in outcome.zones.items() if i.failed == "accept"}
-                why = {name: {"reason": reason} for name, reason in refused.items()}
-                tell(log, "source refused", why, logging.ERROR)
+                tell(log, "source refused", refused, _reasons(refused), level=logging.ERROR)
                 self._failures.tell(_failures(outcome))
                 self._doubts.tell(outcome.judgement.doubts)
                 request.outcome.set_result(outcome)
@@ -133,14 +132,10 @@ class _Told:
         self._level = level
 
     def tell(self, reasons: Mapping[str, str]) -> None:
-        new = {
-            what: {"reason": reason}
-            for what, reason in reasons.items()
-            if self.reasons.get(what) != reason
-        }
-        tell(log, self._wrong, new, self._level, each="what")
+        new = [what for what, reason in reasons.items() if self.reasons.get(what) != reason]
+        tell(log, self._wrong, new, _reasons(reasons), level=self._level, each="what")
         over = sorted(self.reasons.keys() - reasons.keys())
-        tell(log, self._over, {what: {} for what in over}, each="what")
+        tell(log, self._over, over, lambda _: {}, each="what")
         self.reasons = reasons
 
 
@@ -150,3 +145,7 @@ def _failures(outcome: Outcome) -> dict[str, str]:
         for name, its in outcome.zones.items()
         if its.failed not in (None, "accept")
     }
+
+
+def _reasons(reasons: Mapping[str, str]) -> Callable[[str], Mapping[str, str]]:
+    return lambda what: {"reason": reasons[what]}

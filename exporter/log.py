@@ -3,7 +3,7 @@
 import logging
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 
 from logfmter import Logfmter
 
@@ -27,18 +27,21 @@ def to_stderr(level: int = logging.INFO) -> None:
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
 
 
-def tell(
+def tell(  # noqa: PLR0913
     log: logging.Logger,
     fact: str,
-    them: Mapping[str, Mapping[str, object]],
+    them: Collection[str],
+    fields: Callable[[str], Mapping[str, object]],
+    *,
     level: int = logging.INFO,
     each: str = "zone",
     **shared: object,
 ) -> None:
     """A line for each, with its own fields and the shared ones; of many, one as an example."""
     if len(them) > _LINES:
-        name, fields = next(iter(them.items()))
-        log.log(level, fact, extra={"number": len(them), "such_as": name, **fields, **shared})
+        name = next(iter(them))
+        extra = {"number": len(them), "such_as": name, **fields(name), **shared}
+        log.log(level, fact, extra=extra)
         return
-    for name, fields in them.items():
-        log.log(level, fact, extra={each: name, **fields, **shared})
+    for name in them:
+        log.log(level, fact, extra={each: name, **fields(name), **shared})

@@ -11,11 +11,13 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from actions import converge, files, nameserver, primary
+from actions.__main__ import keeping
 from actions.accept import Checked
 from actions.converge import Around, Converger, Forced, Unpin, Word
 from actions.decide import Alert, Look
@@ -865,6 +867,18 @@ def test_a_first_start_by_a_persons_word_checks_all_once(
     program.run("request", Forced())
     assert words == [()]
     program.serves(dict.fromkeys(ZONES, (TODAY, stack.main)))
+
+
+def test_followers_let_go_of_a_zone_that_is_retired(program: Program) -> None:
+    """And of no other, whatever is wrong with it."""
+    kept: list[set[str]] = []
+    run = keeping(program.converger, [SimpleNamespace(keep=kept.append)])
+    run("timer", None)
+    (program.stack.layout.sources / "example.org.base").unlink()
+    (program.stack.layout.published / "example.net").unlink()
+    (program.stack.layout.published / "example.net").mkdir()
+    run("request", Forced(("example.org",)))
+    assert kept == [set(ZONES), {"example.net"}]
 
 
 def test_a_source_that_is_refused_twice_is_told_of_once(stack: Stack) -> None:

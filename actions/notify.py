@@ -12,7 +12,7 @@ import math
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
@@ -403,17 +403,19 @@ class Follower:
             enough=self._is_enough,
             tries=1,
         )
-        took = dict(zip(due, replies, strict=True))
-        if self._is_enough():  # what was not sent, or has no reply yet, is still due
+        took = dict(zip(due, replies, strict=False))  # what was not sent is still due
+        if self._is_enough():  # and so is what has no reply yet
             took = {zone: reply for zone, reply in took.items() if reply != _NO_REPLY}
-        self._tell(list(took.values()))
+        self._tell(took.values())
+        if took and all(reply == _NO_REPLY for reply in took.values()):
+            took = dict.fromkeys(due, _NO_REPLY)  # nor would it take the others
         with self._news:
             now = time.monotonic()
             for zone, reply in took.items():
                 due[zone].take(reply, now)
             self._news.notify_all()
 
-    def _tell(self, replies: "Sequence[_Reply]") -> None:
+    def _tell(self, replies: "Collection[_Reply]") -> None:
         """Count them; each reason for a refusal has a line, until it is over."""
         refusals = Counter(why for reply in replies if (why := _refusal(reply)))
         self._observer.notified(self.name, len(replies))

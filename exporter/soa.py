@@ -145,13 +145,20 @@ def exchange(
 ) -> list[dns.rcode.Rcode | NoReply]:
     """Send every message and give the reply's code to each, in order; it ends as `ask` does.
 
-    Each is made and signed when it is sent first, so that few are in memory at once; with more than
-    one try it is the same bytes that are sent again. A reply to a signed message has to be signed
-    likewise (RFC 8945).
+    The replies are fewer if it was over before it was the turn of all. Each message is made, and
+    signed, when it is its turn: few are in memory at once. With more than one try it is the same
+    bytes that are sent again. A reply to a signed message has to be signed likewise (RFC 8945).
     """
-    asked = (_message(make()) for make in messages)
-    talk = Talk(nameserver, asked, len(messages), patience, enough=enough, tries=tries)
-    codes = asyncio.run(talk.run())
+    made = 0
+
+    def questions() -> Iterator[Asked[dns.rcode.Rcode]]:
+        nonlocal made
+        for make in messages:
+            made += 1
+            yield _message(make())
+
+    talk = Talk(nameserver, questions(), len(messages), patience, enough=enough, tries=tries)
+    codes = asyncio.run(talk.run())[:made]
     return [NoReply(code) if isinstance(code, str) else code for code in codes]
 
 

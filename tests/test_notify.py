@@ -1,5 +1,6 @@
 """NOTIFY, and following a secondary; real name servers are followed in the system tests."""
 
+import re
 import socket
 import threading
 import time
@@ -23,6 +24,7 @@ from actions import notify
 from actions.notify import Behind, Follower, KeyFileError, Observer, Serves, Wanted, read_key
 from demo.stack import wait_for
 from exporter import soa as questions
+from exporter import talk
 from exporter.config import Secondary, Tsig
 from exporter.soa import Serial
 from exporter.zonefile import Pointer
@@ -526,23 +528,45 @@ def test_a_refusal_that_comes_again_is_said_again(
 
 def test_waits_grow_longer() -> None:
     """What lags is asked for and notified often at first, and again once it is back."""
-    its = notify._Zone(wanted(2), OLDER, known=True, since=0.0)
+    its = lagging()
     notifies, questions, now = [], [], 1000.0
     for _ in range(16):
-        assert its.is_to_be_notified(now)
+        assert its.is_to_be_notified(now, 0.0)
         its.take(dns.rcode.NOERROR, now)
-        its.plan(now, slower=1)
+        its.plan(now, 0.0)
         notifies.append(its.notify_after)
         questions.append(its.ask_at - now)
-        assert not its.is_to_be_notified(now + its.notify_after - 0.1)
+        assert not its.is_to_be_notified(now + its.notify_after - 0.1, 0.0)
         now += its.notify_after
     assert notifies == [0.5, 1, 2, 4, 8, 16, 32, *[60] * 9]
     assert questions == pytest.approx([*(0.02 * 1.5**n for n in range(14)), 5, 5])
     its.hear(Behind(None, "timeout"), now)
     its.hear(OLDER, now)
-    its.plan(now, slower=1)
-    assert its.is_to_be_notified(now)
+    its.plan(now, 0.0)
+    assert its.is_to_be_notified(now, 0.0)
     assert its.ask_at - now == pytest.approx(0.02)
+
+
+def test_one_in_the_queue_of_many_is_not_notified_again() -> None:
+    """A secondary has taken the NOTIFY, and thousands more; one that was lost is sent again."""
+    took, lost = lagging(), lagging()
+    took.take(dns.rcode.NOERROR, 1000.0)
+    lost.take(questions.NoReply("timeout"), 1000.0)
+    assert [its.is_to_be_notified(1001.0, 15.0) for its in (took, lost)] == [False, True]
+    assert took.is_to_be_notified(1015.0, 15.0)
+
+
+def test_thousands_that_never_come_are_asked_for_ever_more_seldom() -> None:
+    """Once a second for each 200 of them in the end: that is all that they cost."""
+    its = lagging()
+    for _ in range(30):
+        its.plan(0.0, 20.0)
+    assert its.ask_at == 20.0
+
+
+def lagging() -> notify._Zone:
+    """Make a zone that is behind."""
+    return notify._Zone(wanted(2), OLDER, known=True, since=0.0, ask_at=0.0, quiet=False)
 
 
 def test_one_that_comes_back_from_silence_is_notified_at_once(
@@ -606,7 +630,8 @@ def test_one_that_only_takes_notifies_is_notified_once(  # noqa: PLR0913
     monkeypatch.setattr(notify, "_ANSWER_SECONDS", 0.1)
     monkeypatch.setattr(notify, "_NOTIFY_FIRST_SECONDS", 0.01)
     monkeypatch.setattr(notify, "_NOTIFY_AT_MOST_SECONDS", 0.01)
-    monkeypatch.setattr(notify, "_LOOK_AGAIN_SECONDS", 0.01)
+    monkeypatch.setattr(notify, "_ASK_UNSEEN_SECONDS", 0.01)
+    monkeypatch.setattr(notify, "_ASK_AT_MOST_SECONDS", 0.01)
     secondary.rcode = rcode
     follower.want({ZONE: wanted(2)})
     expected = {ZONE: Behind(None, f"took the NOTIFY, gives no SOA: {why}")}
@@ -638,12 +663,16 @@ def test_one_that_is_back_for_the_notify_is_asked_at_once(
     assert follower.wait(within(10)) == {ZONE: Serves(2)}
 
 
+@pytest.mark.parametrize("rcode", [dns.rcode.REFUSED, None])
 def test_one_that_gives_an_soa_after_all_is_followed(
-    secondary: FakeSecondary, follower: Follower, monkeypatch: pytest.MonkeyPatch
+    secondary: FakeSecondary,
+    follower: Follower,
+    monkeypatch: pytest.MonkeyPatch,
+    rcode: dns.rcode.Rcode | None,
 ) -> None:
-    """It was down for a moment after it took the NOTIFY: that hour is not waited out."""
-    monkeypatch.setattr(notify, "_LOOK_AGAIN_SECONDS", 0.01)
-    secondary.rcode, secondary.on_notify = dns.rcode.REFUSED, ignore
+    """Busy with thousands of transfers, NSD takes NOTIFYs and is silent: no minute is waited."""
+    monkeypatch.setattr(notify, "_ANSWER_SECONDS", 0.2)
+    secondary.rcode, secondary.on_notify = rcode, ignore
     follower.want({ZONE: wanted(2)})
     until(lambda: "took the NOTIFY" in str(follower.seen()))
     secondary.rcode, secondary.on_notify = dns.rcode.NOERROR, secondary.transfer
@@ -732,9 +761,10 @@ def test_an_answer_of_before_is_no_arrival_of_what_is_wanted_now(
 
 
 def test_one_that_gives_no_soa_is_asked_seldom(
-    secondary: FakeSecondary, follower: Follower
+    secondary: FakeSecondary, follower: Follower, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It will not answer in a moment either."""
+    monkeypatch.setattr(notify, "_ASK_UNSEEN_SECONDS", 60.0)
     secondary.hidden, secondary.on_notify = {ZONE}, ignore
     follower.want({ZONE: wanted(2), OTHER: wanted(2)})
     until(lambda: "took the NOTIFY" in str(follower.seen()))
@@ -743,16 +773,29 @@ def test_one_that_gives_no_soa_is_asked_seldom(
     assert set(secondary.names()) == {OTHER}
 
 
-def test_many_that_lag_are_asked_for_more_slowly(
+def test_asking_in_vain_leaves_the_processor_to_others(
+    secondary: FakeSecondary, told: Told
+) -> None:
+    """Of any number of zones. The first question of each is not in vain, nor is a good answer."""
+    follower = make_follower(secondary, told)
+    follower.want({ZONE: wanted(2), OTHER: wanted(2)})
+    asked = follower._take()
+    assert follower._plan(asked, 7.0) < 1
+    assert follower._plan(asked, 7.0) == 21
+    asked[ZONE].hear(Serves(2), time.monotonic())
+    assert follower._plan(asked, 8.0) == 12
+
+
+def test_what_is_new_is_seen_to_while_the_thread_rests(
     secondary: FakeSecondary, follower: Follower, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After 20 and 30 ms; ten times as many as it may be, after 200 and 300."""
-    monkeypatch.setattr(notify, "_LAGGING_AT_FULL_PACE", 3)
+    """No rest delays a switch."""
+    monkeypatch.setattr(notify, "_REST", 1e6)
     secondary.on_notify = ignore
-    begun = time.monotonic()
-    follower.want({f"{number}.example": wanted(2) for number in range(30)})
-    until(lambda: len(secondary.asked) > 60)
-    assert time.monotonic() - begun >= 0.5
+    follower.want({ZONE: wanted(2)})
+    until(lambda: len(secondary.asked) == 2)
+    follower.want({OTHER: wanted(1)})
+    until(lambda: follower.seen()[OTHER] == Serves(1))
 
 
 def test_only_what_lags_is_asked_for_again(secondary: FakeSecondary, follower: Follower) -> None:
@@ -846,19 +889,18 @@ def test_one_that_is_dead_is_not_tried_with_each_of_many_zones(
     monkeypatch.setattr(notify, "_AT_ONCE", 2)
     monkeypatch.setattr(notify, "_ANSWER_SECONDS", 0.5)
     secondary.silent = True
-    zones = [f"{number}.example" for number in range(100)]
+    zones = [f"{number}.example" for number in range(3000)]
     follower.want({zone: wanted(2) for zone in zones})
     begun = time.monotonic()
     assert follower.wait(within(60)) == dict.fromkeys(zones, Behind(None, "timeout"))
     assert time.monotonic() - begun < 15
-    assert (told.notified, told.failed) == (2, 2)
+    assert 0 < told.notified == told.failed < 2000
 
 
 def test_told_to_end_it_does_not_go_through_thousands_first(
     secondary: FakeSecondary, told: Told, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A program that is to end has seconds."""
-    monkeypatch.setattr(notify, "_AT_ONCE", 5)
     monkeypatch.setattr(notify, "_ANSWER_SECONDS", 0.2)
     follower = make_follower(secondary, told)
     follower.start()
@@ -868,10 +910,10 @@ def test_told_to_end_it_does_not_go_through_thousands_first(
         return dns.rcode.NOERROR
 
     secondary.on_notify, secondary.rcode = late, None
-    follower.want({f"{number}.example": wanted(2) for number in range(50)})
+    follower.want({f"{number}.example": wanted(2) for number in range(1000)})
     until(lambda: bool(secondary.notified))
     follower.stop()
-    assert len(secondary.notified) == 5
+    assert len(secondary.notified) < 500
 
 
 @pytest.mark.parametrize("what", ["SOAs", "addresses", "NOTIFYs"])
@@ -977,6 +1019,81 @@ def test_a_switch_waits_for_no_answer_to_other_questions(
     secondary.mute = set()
     follower.want({OTHER: wanted(4)})
     until(lambda: follower.seen() == {ZONE: Serves(2), OTHER: Serves(4)})
+
+
+def test_notifies_under_way_hold_back_no_newer_switch(
+    secondary: FakeSecondary, follower: Follower, told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that were sent are answered one by one; the others go out with the newer serial.
+
+    A zone of which nothing is new is notified after it, for what is still wanted.
+    """
+    monkeypatch.setattr(talk, "_IN_FLIGHT", 10)
+    zones = [f"{number}.example" for number in range(400)]
+    follower.want({zone: wanted(1) for zone in zones})
+    assert follower.wait(within(10)) == dict.fromkeys(zones, Serves(1))
+    serials: list[int] = []
+
+    def take(zone: str, serial: int) -> dns.rcode.Rcode:
+        if not serials:
+            follower.want({zone: wanted(3) for zone in zones[:-1]})
+        serials.append(serial)
+        if serial == 3:
+            secondary.slow = 0.0
+        return secondary.transfer(zone, serial)
+
+    secondary.on_notify, secondary.slow = take, 0.02
+    follower.want({zone: wanted(2) for zone in zones})
+    until(lambda: 3 in serials)
+    assert serials.index(3) < 200
+    until(lambda: follower.seen() == {**dict.fromkeys(zones, Serves(3)), zones[-1]: Serves(2)})
+    assert told.failed == 0
+
+
+@pytest.mark.parametrize(
+    ("mute", "reply"),
+    [
+        (ZONE, dns.rcode.NOERROR),
+        (ZONE, None),
+        (WWW.name.rstrip("."), dns.rcode.NOERROR),
+    ],
+    ids=["SOA", "all", "address"],
+)
+def test_a_zone_that_is_never_answered_makes_no_other_late(  # noqa: PLR0913
+    *,
+    secondary: FakeSecondary,
+    follower: Follower,
+    told: Told,
+    monkeypatch: pytest.MonkeyPatch,
+    mute: str,
+    reply: dns.rcode.Rcode | None,
+) -> None:
+    """Its silence is waited out in the time that others leave: they arrive when they do."""
+    monkeypatch.setattr(notify, "_ANSWER_SECONDS", 4.0)
+    others = [f"{number}.example" for number in range(20)]
+    transfers: list[threading.Timer] = []
+
+    def soon(zone: str, serial: int) -> dns.rcode.Rcode | None:
+        transfers.append(threading.Timer(0.1, secondary.transfer, (zone, serial)))
+        transfers[-1].start()
+        return reply if zone == ZONE else dns.rcode.NOERROR
+
+    secondary.on_notify, secondary.mute = soon, {mute}
+
+    def switch(serial: int) -> None:
+        follower.want({ZONE: wanted(serial, MAIN), **{zone: wanted(serial) for zone in others}})
+        until(lambda: all(follower.seen()[zone] == Serves(serial) for zone in others))
+
+    switch(2)
+    until(lambda: re.search("timeout|gives no address", str(follower.seen()[ZONE])) is not None)
+    told.arrived.clear()
+    switch(3)
+    assert max(told.arrived) < 2
+    secondary.mute, secondary.on_notify = set(), secondary.transfer
+    switch(4)
+    until(lambda: follower.seen()[ZONE] == Serves(4))
+    for transfer in transfers:
+        transfer.join()
 
 
 def test_zones_without_an_answer_are_not_taken_for_all_for_ever(

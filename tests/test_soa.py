@@ -389,6 +389,21 @@ def test_a_message_is_made_when_it_is_its_turn() -> None:
     assert max(ahead) < 200
 
 
+def test_what_was_never_sent_has_no_reply() -> None:
+    """Silence, or a newer word, comes first: whoever asked knows which messages are still due."""
+    made: list[str] = []
+
+    def make(zone: str) -> dns.message.Message:
+        made.append(zone)
+        return notify(zone, None)
+
+    with Responder(silent) as responder:
+        messages = [partial(make, f"zone{n}.example") for n in range(1000)]
+        replies = exchange(responder.nameserver, messages, 0.2, tries=1)
+    assert replies == [NoReply("timeout")] * len(made)
+    assert 0 < len(made) < 1000
+
+
 def test_zones_that_are_never_answered_hold_up_no_other() -> None:
     """The answers of all others come, though the first 200 are met with silence."""
     ignored = [f"no{n}.example" for n in range(200)]

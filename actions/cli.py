@@ -5,7 +5,7 @@ import os
 import pwd
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -204,7 +204,7 @@ def _converge(config: Config, word: Word | None) -> int:
     if isinstance(word, Unpin):
         typer.echo("nothing is pinned")
     if changed or word or wrong or sys.stdout.isatty():
-        _show(outcome, followers)
+        _show(outcome, followers, word.zones if isinstance(word, Forced) else ())
     if undecided:
         typer.echo(_UNDECIDED, err=True)
     if isinstance(word, Pin):
@@ -281,24 +281,28 @@ def _follow(followers: list[Follower], seconds: float) -> None:
     notify.stop(followers)
 
 
-def _show(outcome: Outcome, followers: list[Follower]) -> None:
-    """Say what became of each zone, and at the end what is wrong."""
+def _show(outcome: Outcome, followers: list[Follower], named: Collection[str]) -> None:
+    """Say what became of the named zones, or of all, and at the end what is wrong anywhere."""
     meant, pin = outcome.meant, outcome.pin
     if pin:
         typer.echo(f"{pin.server} is pinned until {text.utc(pin.until)}")
-    typer.echo(f"serving {meant.server} since {text.utc(meant.since)}, because then {meant.why}")
+    since = text.utc(meant.since)
+    typer.echo(f"serving {meant.server} since {since}, decided because {meant.why}")
+    stand = {follower.name: follower.seen() for follower in followers}
     for name, its in sorted(outcome.zones.items()):
+        if named and name not in named:
+            continue
         if its.serial is not None:
             typer.echo(f"{name} {its.serial} {'published' if its.written else 'unchanged'}")
-        for follower in followers:
-            seen = follower.seen().get(name)
+        for nameserver, zones in stand.items():
+            seen = zones.get(name)
             if isinstance(seen, Serves):
-                typer.echo(f"  {follower.name} serves it")
+                typer.echo(f"  {nameserver} serves it")
             elif seen is not None:
                 at = "" if seen.serial is None else f" at {seen.serial}"
-                typer.echo(f"  {follower.name} not yet{at}: {seen.reason}")
+                typer.echo(f"  {nameserver} not yet{at}: {seen.reason}")
             elif its.serial is not None:
-                typer.echo(f"  {follower.name} not asked: the primary does not serve it")
+                typer.echo(f"  {nameserver} not asked: the primary does not serve it")
     for name, its in sorted(outcome.zones.items()):
         if its.reason:
             what = {None: "", "accept": "refused: "}.get(its.failed, f"{its.failed} failed: ")

@@ -55,7 +55,7 @@ class Unpin:
 Word = Forced | Pin | Unpin  # what a person can ask for, beside a run
 
 
-_NOTHING_PUT_DOWN = "nothing was put down: it is where the zones pointed, or the preferred one"
+_NOTHING_PUT_DOWN = "it is a first start: where the zones point, or else the preferred server"
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,8 @@ _SOME = 20
 _REFUSED_SECONDS = 0.6
 _SURELY_REFUSED_SECONDS = 2.5
 _REFUSES = soa.NoSerial("SERVFAIL")
+# What name servers answer that do not know a zone.
+_UNKNOWN = ("REFUSED", "NOTAUTH", "not authoritative")
 
 Answer = soa.Serial | soa.NoSerial
 
@@ -193,5 +195,6 @@ class _Loading:
 
 def _why(answer: Answer, serial: int) -> str:
     if isinstance(answer, soa.NoSerial):
-        return f"answers {answer.reason}"
+        unknown = ": is the zone in its configuration?" if answer.reason in _UNKNOWN else ""
+        return f"answers {answer.reason}{unknown}"
     return f"serves {answer.serial}, not {serial}"

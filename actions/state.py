@@ -153,17 +153,17 @@ class State:
 
     def prepare(self) -> None:
         """Make the folder where it is missing; refuse one that belongs to somebody else."""
-        try:
-            self._accepted.mkdir(mode=0o700, parents=True, exist_ok=True)
-            owner = self.folder.stat().st_uid
-        except OSError as error:
-            raise StateError(self.folder, f"can't be used: {error.strerror}") from error
-        if owner != os.geteuid():
-            raise StateError(
-                self.folder,
-                f"belongs to user {_user(owner)}, this is {_user(os.geteuid())};"
-                f" run as {_user(owner)}",
-            )
+        for folder in (self.folder, self._accepted):
+            try:
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+                owner = folder.stat().st_uid
+            except OSError as error:
+                raise StateError(folder, f"can't be used: {error.strerror}") from error
+            if owner != os.geteuid():
+                theirs, ours = _user(owner), _user(os.geteuid())
+                # Who once ran it as root by mistake is not to go on with that.
+                remedy = f"run as {theirs}" if owner else f"sudo chown -R {ours} {folder}"
+                raise StateError(folder, f"belongs to user {theirs}, this is {ours}; {remedy}")
 
     def sweep(self) -> None:
         """Remove what a killed run has left behind; under the lock."""

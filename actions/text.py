@@ -34,7 +34,7 @@ def _serving(its: Document) -> Iterator[str]:
         return
     serves = "is meant to serve" if any(z.failed for z in its.zones.values()) else "serves"
     yield f"{its.serving} {serves} since {utc(its.since)} ({_span(its.at - its.since)})"
-    yield f"because then {its.why} (by {its.by})"
+    yield f"decided because {its.why} (by {its.by})"
     if its.servers and its.serving not in its.servers:
         yield f"{its.serving} is no server any more: the next run goes by the published zones"
 

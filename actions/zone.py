@@ -227,10 +227,16 @@ def accept(source: Source, servers: Mapping[str, Server]) -> dict[str, bytes]:
     """Render for every server, with serial 1, and check each rendering.
 
     `SourceRefused` if one does not parse, has no NS at the apex, differs from another in a record
-    without a marker, or leaves out a record that may not be left out.
+    without a marker, or leaves out a record that may not be left out; or where a record is not in
+    the zone: BIND and Knot would leave it out without a word.
     """
     renderings = {name: render(source, servers, name, serial=1) for name in servers}
-    faults: list[Fault] = []
+    origin = dns.name.from_text(source.zone)
+    faults = [
+        Fault(record.line, f"{record.owner} is not in the zone {source.zone}")
+        for record in source.records
+        if not record.owner.is_subdomain(origin)
+    ]
     read: dict[str, _ByType] = {}
     for name, rendering in renderings.items():
         faults += _left_out_faults(source, servers, name)

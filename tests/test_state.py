@@ -199,8 +199,23 @@ def test_a_history_that_cannot_be_written_is_lost(
 
 def test_somebody_elses_folder_is_refused(state: State, monkeypatch: pytest.MonkeyPatch) -> None:
     """Files of two owners in one folder would lock one of them out."""
-    monkeypatch.setattr(os, "geteuid", lambda: state.folder.stat().st_uid + 4321)
-    with pytest.raises(StateError, match="belongs to user"):
+    owner = state.folder.stat().st_uid
+    (state.folder / "accepted").rmdir()
+    monkeypatch.setattr(os, "geteuid", lambda: owner + 4321)
+    remedy = f"sudo chown -R {owner + 4321} {state.folder}" if owner == 0 else "run as "
+    with pytest.raises(StateError, match=f"{state.folder}: belongs to user .*; {remedy}"):
+        state.prepare()
+    assert list(state.folder.iterdir()) == []
+
+
+def test_a_folder_within_that_is_somebody_elses_is_named(
+    state: State, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Made by root, as by an older version that was run once by mistake."""
+    owner = state.folder.stat().st_uid
+    os.chown(state.folder, owner + 4321, -1)
+    monkeypatch.setattr(os, "geteuid", lambda: owner + 4321)
+    with pytest.raises(StateError, match=f"{state.folder}/accepted: belongs to user "):
         state.prepare()
 
 

@@ -84,7 +84,7 @@ def test_all_is_well() -> None:
     assert told() == (
         """\
 main serves since 2026-11-20 10:00:00 UTC (2 days)
-because then main: up (by timer)
+decided because main: up (by timer)
 
 main is up: alert quiet, look up
 backup: alert quiet, look unclear
@@ -128,7 +128,7 @@ def test_nothing_is_well() -> None:
     assert told(files, moment) == (
         """\
 main is meant to serve since 2026-11-20 10:00:00 UTC (2 days)
-because then main: up (by timer)
+decided because main: up (by timer)
 
 main is in doubt: alert and look disagree: alert firing, look up
 backup is down: alert firing, look down

@@ -280,6 +280,14 @@ def test_what_does_not_parse_is_refused_with_its_line(text: str, line: int, reas
     assert fault.startswith(f"{line}: {reason}")
 
 
+@pytest.mark.parametrize("owner", ["example.com.", "www.example.net.", "xexample.org."])
+def test_a_record_of_another_zone_is_refused(owner: str) -> None:
+    """NSD's checker does that too; BIND and Knot would leave it out."""
+    assert refusal(f"{owner} A 192.0.2.1\n") == [
+        f"{HEAD.count(chr(10)) + 1}: {owner} is not in the zone example.org"
+    ]
+
+
 def test_a_zone_needs_an_ns_at_its_apex() -> None:
     """One of another name does not do."""
     assert refusal("", head=HEAD.replace("@ NS", "x NS")) == ["1: no NS record at example.org."]

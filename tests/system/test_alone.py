@@ -145,6 +145,8 @@ def test_a_refused_source_on_the_command_line(alone: Stack) -> None:
     line = path.read_text().count("\n")
     (said,) = done.stderr.splitlines()
     assert said.startswith(f"example.org: refused: {path}:{line}: ")
+    assert "example.org " in done.stdout
+    assert "example.net" not in done.stdout
     assert alone.serial_of("ns1", "example.org") == serial
 
 

@@ -506,7 +506,10 @@ def test_a_zone_that_the_name_server_does_not_know_holds_up_no_other(program: Pr
     (program.stack.layout.sources / "new.example.base").write_text(source)
     outcome = program.run("request", Forced())
     its = outcome.zones["new.example"]
-    assert (its.failed, its.reason) == ("verify", "ns1 answers REFUSED")
+    assert (its.failed, its.reason) == (
+        "verify",
+        "ns1 answers REFUSED: is the zone in its configuration?",
+    )
     program.serves(dict.fromkeys(ZONES, (TODAY + 1, program.stack.main)))
     began = time.monotonic()
     for _ in range(3):
@@ -751,7 +754,10 @@ def test_one_that_is_not_known_is_not_reloaded_for_at_every_tick(
     monkeypatch.setattr(nameserver, "reload", reloads.append)
     for _ in range(3):
         its = program.run("timer").zones["new.example"]
-        assert (its.failed, its.reason) == ("verify", "ns1 answers REFUSED")
+        assert (its.failed, its.reason) == (
+            "verify",
+            "ns1 answers REFUSED: is the zone in its configuration?",
+        )
     assert not reloads
     monkeypatch.setattr(primary, "_VERIFY_SECONDS", 0.3)
     (program.stack.layout.published / "new.example").unlink()

@@ -825,7 +825,9 @@ def test_a_zone_that_the_name_server_does_not_know_yet(daemon: Stack) -> None:
         assert answer.status_code == 503
         its = answer.json()["zones"]
         assert (its["new.example"]["failed"], its["example.org"]["failed"]) == ("verify", None)
-        assert its["new.example"]["reason"] == "ns1 answers REFUSED"
+        assert (
+            its["new.example"]["reason"] == "ns1 answers REFUSED: is the zone in its configuration?"
+        )
         at_serials(daemon, raised(before, 1))
         used = recorded(daemon)
         ticks(daemon)

@@ -325,7 +325,10 @@ def test_a_zone_that_the_primary_does_not_know_holds_up_no_other(program: Progra
     (program.them.sources / "example.com.base").write_text(SOURCE)
     outcome = program.run(Forced())
     its = outcome.zones["example.com"]
-    assert (its.failed, its.reason) == ("verify", "ns1 answers REFUSED")
+    assert (its.failed, its.reason) == (
+        "verify",
+        "ns1 answers REFUSED: is the zone in its configuration?",
+    )
     program.everywhere(MAIN)
     program.down = True
     outcome = program.run()

@@ -318,21 +318,25 @@ class Follower:
         )
         if self._is_enough():  # so that nobody knows what the others would have answered
             answers = {zone: its for zone, its in answers.items() if its != _NO_ANSWER}
-        for zone, its in answers.items():
-            due[zone].quiet = its == _NO_ANSWER
-        if answers and all(due[zone].quiet for zone in answers):
+        quiet = {zone for zone, its in answers.items() if its == _NO_ANSWER}
+        if quiet and len(quiet) == len(answers):
             answers = dict.fromkeys(due, _NO_ANSWER)  # nor would it answer for those not asked
         stand = {zone: standing(its, due[zone].wanted.soa.serial) for zone, its in answers.items()}
-        self._look_where_they_point(due, stand)
+        quiet |= self._look_where_they_point(due, stand)
         with self._news:
+            for zone in stand.keys() & first:
+                due[zone].quiet = zone in quiet
             self._heard(due, stand)
             self._news.notify_all()
         return {zone: due[zone] for zone in stand}
 
     def _look_where_they_point(
         self, due: "Mapping[str, _Zone]", stand: "dict[str, Serves | Behind]"
-    ) -> None:
-        """Ask for the addresses of those that serve what is wanted, and have not been seen to."""
+    ) -> set[str]:
+        """Ask for the addresses of those that serve what is wanted, and have not been seen to.
+
+        Gives those that were met with silence.
+        """
         pointers = {
             zone: pointer
             for zone, stands in stand.items()
@@ -341,17 +345,18 @@ class Follower:
             and (pointer := due[zone].wanted.pointer) is not None
         }
         if not pointers:
-            return
+            return set()
         found = soa.addresses(
             self._secondary, pointers, _ANSWER_SECONDS, enough=self._is_enough, key=self._key
         )
-        is_cut_short = self._is_enough()
-        for zone, pointer in pointers.items():
-            if zone in found or not is_cut_short:
-                stand[zone] = _pointing(due[zone].wanted, pointer, found.get(zone))
-                due[zone].quiet = zone not in found
-            else:
+        silent = pointers.keys() - found.keys()
+        if self._is_enough():  # so that nobody knows of these
+            for zone in silent:
                 del stand[zone]
+            silent = set()
+        for zone in pointers.keys() & stand.keys():
+            stand[zone] = _pointing(due[zone].wanted, pointers[zone], found.get(zone))
+        return silent
 
     def _heard(self, due: "Mapping[str, _Zone]", stand: Mapping[str, Serves | Behind]) -> None:
         now = time.monotonic()

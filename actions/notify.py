@@ -32,6 +32,7 @@ from dns.serial import Serial as Rfc1982
 
 from exporter import soa
 from exporter.config import Address, Secondary, Tsig
+from exporter.log import tell
 from exporter.zonefile import Pointer
 
 log = logging.getLogger(__name__)
@@ -64,9 +65,6 @@ _NOTIFY_UNSEEN_SECONDS = 3600.0
 
 # Far longer than any transfer takes: what lags then won't be cured by one more NOTIFY.
 _STUCK_SECONDS = 600.0
-
-# More lines than these tell nobody more.
-_LINES = 20
 
 
 class KeyFileError(Exception):
@@ -377,21 +375,13 @@ class Follower:
         self._say_arrived(arrived)
 
     def _say_arrived(self, arrived: Mapping[str, float]) -> None:
-        if len(arrived) > _LINES:
-            slowest = f"{max(arrived.values()):.3f}"
-            told = {"nameserver": self.name, "zones": len(arrived), "seconds": slowest}
-            log.info("secondary serves", extra=told)
-            return
-        for zone, seconds in arrived.items():
-            log.info(
-                "secondary serves",
-                extra={
-                    "nameserver": self.name,
-                    "zone": zone,
-                    "serial": self._answered[zone],
-                    "seconds": f"{seconds:.3f}",
-                },
-            )
+        tell(
+            log,
+            "secondary serves",
+            sorted(arrived, key=lambda zone: -arrived[zone]),  # the slowest is the example
+            lambda zone: {"serial": self._answered[zone], "seconds": f"{arrived[zone]:.3f}"},
+            nameserver=self.name,
+        )
 
     def _notify(self, zones: "Mapping[str, _Zone]") -> None:
         """Notify those of them that are due for it."""

@@ -6,6 +6,7 @@ is left to the callers, who hold the lock.
 """
 
 import os
+import stat
 from collections.abc import Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
@@ -85,9 +86,10 @@ def _written(path: Path, content: bytes, mode: int) -> BinaryIO:
     """Write a temporary file beside `path`; it is left open."""
     temporary, spare = _beside(path, _TEMPORARY), _beside(path, _SPARE)
     with suppress(OSError):  # none there, mostly
-        if os.lstat(spare).st_nlink == 1:
+        status = os.lstat(spare)
+        if stat.S_ISREG(status.st_mode) and status.st_nlink == 1:
             os.rename(spare, temporary)  # noqa: PTH104  thousands: plainly
-        else:  # by another name it may be what is served now, or last week's backup
+        else:  # a link is nothing of ours; by another name it may be what is served, or a backup
             Path(spare).unlink()
     file = open(  # noqa: SIM115  the caller closes it; a link is nothing of ours
         temporary, "wb", opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW, mode)

@@ -42,6 +42,9 @@ _ANSWER_SECONDS = 1.0
 # Before a serial is chosen a switch waits: for what is near, not for what is dead.
 _SERIALS_SECONDS = 0.3
 
+# So long zones that were met with silence are put off for others: most come within it.
+_PUT_OFF_SECONDS = 5.0
+
 # After a NOTIFY the transfer takes some ten milliseconds on a fast line: ask often at first.
 _ASK_FIRST_SECONDS = 0.02
 _ASK_AT_MOST_SECONDS = 5.0
@@ -157,6 +160,7 @@ class Follower:
         self._answered: dict[str, int | None] = {}  # its last serial; None: asked in vain
         self._fresh = False  # something is wanted that no round has taken up yet
         self._until = math.inf  # when zones are due that this round is not to hold up
+        self._put_off: float | None = None  # since when silent zones are due, and others first
         self._stopping = False
         self._complaints: set[str] = set()
         self._thread = threading.Thread(target=self._run, name=f"follow {name}", daemon=True)
@@ -290,16 +294,24 @@ class Follower:
         """What to see to now, in order: every zone once a minute, those that lag far more often.
 
         Those that were met with silence the last time have what time the others leave: while it is
-        waited out, nothing would be heard of these.
+        waited out, nothing would be heard of these. Where they leave none, they wait for a while.
         """
         with self._news:
             self._fresh = False
             now = time.monotonic()
-            others = (its.ask_at for its in self._zones.values() if not its.quiet)
-            self._until = min(others, default=math.inf)
-            quiet = self._until > now
-            if not quiet:
-                self._until = math.inf
+            next_other = min(
+                (its.ask_at for its in self._zones.values() if not its.quiet), default=math.inf
+            )
+            is_due = any(its.quiet and its.ask_at <= now for its in self._zones.values())
+            if not is_due or next_other > now + _ANSWER_SECONDS:
+                self._put_off = None
+            elif self._put_off is None:
+                self._put_off = now
+            overdue = self._put_off is not None and now >= self._put_off + _PUT_OFF_SECONDS
+            quiet = overdue or next_other > now
+            self._until = next_other if quiet and not overdue else math.inf
+            if overdue:  # their round is whole
+                self._put_off = None
             due = [
                 (its.ask_at, zone)
                 for zone, its in self._zones.items()
@@ -322,8 +334,8 @@ class Follower:
         stand = {zone: standing(its, due[zone].wanted.soa.serial) for zone, its in answers.items()}
         quiet |= self._look_where_they_point(due, stand)
         with self._news:
-            for zone in stand.keys() & first:
-                due[zone].quiet = zone in quiet
+            for zone in stand.keys() & set(first) & self._zones.keys():
+                self._zones[zone].quiet = zone in quiet
             self._heard(due, stand)
             self._news.notify_all()
         return {zone: due[zone] for zone in stand}
@@ -347,13 +359,13 @@ class Follower:
         found = soa.addresses(
             self._secondary, pointers, _ANSWER_SECONDS, enough=self._is_enough, key=self._key
         )
-        silent = pointers.keys() - found.keys()
+        silent = {zone for zone, its in found.items() if its == _NO_REPLY}
         if self._is_enough():  # so that nobody knows of these
             for zone in silent:
                 del stand[zone]
             silent = set()
         for zone in pointers.keys() & stand.keys():
-            stand[zone] = _pointing(due[zone].wanted, pointers[zone], found.get(zone))
+            stand[zone] = _pointing(due[zone].wanted, pointers[zone], found[zone])
         return silent
 
     def _heard(self, due: "Mapping[str, _Zone]", stand: Mapping[str, Serves | Behind]) -> None:
@@ -399,13 +411,17 @@ class Follower:
             tries=1,
         )
         took = dict(zip(due, replies, strict=False))  # what was not sent is still due
-        if self._is_enough():  # and so is what has no reply yet
+        on_their_way = set[str]()
+        if self._is_enough():  # so that nobody knows of these
+            on_their_way = {zone for zone, reply in took.items() if reply == _NO_REPLY}
             took = {zone: reply for zone, reply in took.items() if reply != _NO_REPLY}
         self._tell(took.values())
         if took and all(reply == _NO_REPLY for reply in took.values()):
             took = dict.fromkeys(due, _NO_REPLY)  # nor would it take the others
         with self._news:
             now = time.monotonic()
+            for zone in on_their_way:
+                due[zone].send(now)
             for zone, reply in took.items():
                 due[zone].take(reply, now)
             self._news.notify_all()
@@ -544,7 +560,12 @@ class _Zone:
 
     def take(self, reply: _Reply, now: float) -> None:
         """Take in what it replied to a NOTIFY."""
-        self.reply, self.notified_at = reply, now
+        self.reply = reply
+        self.send(now)
+
+    def send(self, now: float) -> None:
+        """Note that it was notified."""
+        self.notified_at = now
         longer = max(_NOTIFY_FIRST_SECONDS, self.notify_after * 2)
         self.notify_after = min(longer, _NOTIFY_AT_MOST_SECONDS)
 
@@ -553,9 +574,11 @@ class _Zone:
         if isinstance(self.stands, Serves):
             self.ask_at = now + _LOOK_AGAIN_SECONDS
         else:
-            first = _ASK_UNSEEN_SECONDS if self.unseen else _ASK_FIRST_SECONDS
+            first, most = _ASK_FIRST_SECONDS, max(_ASK_AT_MOST_SECONDS, queue)
+            if self.unseen:
+                first, most = _ASK_UNSEEN_SECONDS, _LOOK_AGAIN_SECONDS
             longer = max(first, self.ask_after * 1.5)
-            self.ask_after = min(longer, max(_ASK_AT_MOST_SECONDS, queue), _LOOK_AGAIN_SECONDS)
+            self.ask_after = min(longer, most, _LOOK_AGAIN_SECONDS)
             self.ask_at = now + self.ask_after
 
 
@@ -571,14 +594,15 @@ def standing(answer: soa.Serial | soa.NoSerial, wanted: int) -> Serves | Behind:
 
 
 def _pointing(
-    wanted: Wanted, pointer: Pointer, found: frozenset[Address] | None
+    wanted: Wanted, pointer: Pointer, found: frozenset[Address] | soa.NoReply
 ) -> Serves | Behind:
-    """How it stands by its addresses, its serial being right; None: it gave none."""
+    """How it stands by its addresses, its serial being right."""
     serial = wanted.soa.serial
-    if found == wanted.addresses or (found is None and not wanted.addresses):
+    none = isinstance(found, soa.NoReply)
+    if found == wanted.addresses or (none and not wanted.addresses):
         return Serves(serial)
-    if found is None:
-        return Behind(serial, f"gives no address of {pointer.name}")
+    if isinstance(found, soa.NoReply):
+        return Behind(serial, f"gives no address of {pointer.name}: {found.reason}")
     others = ", ".join(sorted(map(str, found)))
     return Behind(serial, f"serves other addresses at this serial: {others}", stays=True)
 

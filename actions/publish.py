@@ -95,6 +95,7 @@ class Publisher:
             for name, its in due.items():
                 if its.published is not None:
                     self._tally.put(name, its.published)
+                    self._held.add(name)
                 self._tally.fail(name, "state", str(error))
             return
         with self._tally.step("write"):
@@ -107,7 +108,7 @@ class Publisher:
             if lifts:
                 self._state.put_lifted({**self._known(self._state.lifted), **lifts})
         except StateError as error:  # a serial is lost, or a lift comes twice: no harm is done
-            log.error("not put down", extra={"reason": str(error)})  # noqa: TRY400
+            log.error("unused serial or lift not put down", extra={"reason": str(error)})  # noqa: TRY400
 
     def served(self, serials: Collection[str]) -> None:
         """Let go of what was kept for zones that are served now."""

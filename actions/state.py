@@ -161,8 +161,9 @@ class State:
                 raise StateError(folder, f"can't be used: {error.strerror}") from error
             if owner != os.geteuid():
                 theirs, ours = _user(owner), _user(os.geteuid())
-                # Who once ran it as root by mistake is not to go on with that.
-                remedy = f"run as {theirs}" if owner else f"sudo chown -R {ours} {folder}"
+                remedy = f"run as {theirs}"
+                if owner == 0:
+                    remedy += f", or, if that was a mistake once, sudo chown -R {ours} {folder}"
                 raise StateError(folder, f"belongs to user {theirs}, this is {ours}; {remedy}")
 
     def sweep(self) -> None:

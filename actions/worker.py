@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from itertools import groupby
 
 from actions.converge import Word
 from actions.metrics import Trigger
@@ -133,7 +134,9 @@ class _Told:
 
     def tell(self, reasons: Mapping[str, str]) -> None:
         new = [what for what, reason in reasons.items() if self.reasons.get(what) != reason]
-        tell(log, self._wrong, new, _reasons(reasons), level=self._level, each="what")
+        # Step by step: many that fail at one must not hide one that fails at another.
+        for _, same in groupby(sorted(new), key=lambda what: what.split(" ")[0]):
+            tell(log, self._wrong, list(same), _reasons(reasons), level=self._level, each="what")
         over = sorted(self.reasons.keys() - reasons.keys())
         tell(log, self._over, over, lambda _: {}, each="what")
         self.reasons = reasons

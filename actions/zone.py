@@ -136,11 +136,11 @@ def render(source: Source, servers: Mapping[str, Server], serving: str, serial: 
     return template(source, servers).render(values(servers, serving), serial)
 
 
-@cache
 def _hole(family: Family | None, server: str | None) -> Hole:
-    return Hole(family, server)
+    return _HOLES.setdefault((family, server), Hole(family, server))  # whichever thread asks
 
 
+_HOLES: dict[tuple[Family | None, str | None], Hole] = {}
 _SERIAL = _hole(None, None)
 
 
@@ -181,7 +181,7 @@ def _shared(parts: _T) -> _T:
     return cast(_T, _SHARED.setdefault(parts, parts))
 
 
-_SHARED: dict[Hashable, Hashable] = {}
+_SHARED: dict[Hashable, Hashable] = {}  # grows by what was never there before: a few bytes an edit
 
 
 def _pointed(source: Source) -> tuple[Pointer | None, tuple[bytes | Hole, ...]]:

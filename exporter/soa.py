@@ -92,8 +92,8 @@ def ask(
     It takes as long as the answers take, and ends when nothing has come for `patience` seconds, or
     soon after it is `enough`. A question that is lost is sent again in such a silence, twice.
     """
-    answers = asyncio.run(_ask(nameserver, zones, {}, patience, enough=enough, key=key))
-    return answers.serials
+    found, _ = asyncio.run(_ask(nameserver, zones, {}, patience, enough=enough, key=key))
+    return found
 
 
 def addresses(
@@ -103,13 +103,13 @@ def addresses(
     *,
     enough: Callable[[], bool] = never,
     key: dns.tsig.Key | None = None,
-) -> Mapping[str, frozenset[Address]]:
+) -> Mapping[str, frozenset[Address] | NoReply]:
     """The addresses that each zone's pointer has at one nameserver; asked for as with `ask`.
 
-    A zone is absent where none came with authority.
+    Or why none came with authority.
     """
-    answers = asyncio.run(_ask(nameserver, [], pointers, patience, enough=enough, key=key))
-    return answers.addresses
+    _, found = asyncio.run(_ask(nameserver, [], pointers, patience, enough=enough, key=key))
+    return found
 
 
 def ask_all(
@@ -124,7 +124,7 @@ def ask_all(
     """
     end = time.monotonic() + timeout
 
-    async def all_of_them() -> list[Answers]:
+    async def all_of_them() -> list[_Answered]:
         return await asyncio.gather(
             *(
                 _ask(each, zones, pointers, timeout, enough=lambda: time.monotonic() >= end)
@@ -132,7 +132,11 @@ def ask_all(
             )
         )
 
-    return dict(zip(nameservers, asyncio.run(all_of_them()), strict=True))
+    answered = zip(nameservers, asyncio.run(all_of_them()), strict=True)
+    return {
+        name: Answers(serials, {z: its for z, its in found.items() if isinstance(its, frozenset)})
+        for name, (serials, found) in answered
+    }
 
 
 def exchange(
@@ -145,7 +149,7 @@ def exchange(
 ) -> list[dns.rcode.Rcode | NoReply]:
     """Send every message and give the reply's code to each, in order; it ends as `ask` does.
 
-    The replies are fewer if it was over before it was the turn of all. Each message is made, and
+    The replies are fewer if time was up before it was the turn of all. Each message is made, and
     signed, when it is its turn: few are in memory at once. With more than one try it is the same
     bytes that are sent again. A reply to a signed message has to be signed likewise (RFC 8945).
     """
@@ -158,14 +162,17 @@ def exchange(
             yield _message(make())
 
     talk = Talk(nameserver, questions(), len(messages), patience, enough=enough, tries=tries)
-    codes = asyncio.run(talk.run())[:made]
-    return [NoReply(code) if isinstance(code, str) else code for code in codes]
+    codes = asyncio.run(talk.run())
+    # A closed port, or no way there, holds for those too that were not made any more.
+    known = (code for place, code in enumerate(codes) if place < made or code != "timeout")
+    return [NoReply(code) if isinstance(code, str) else code for code in known]
 
 
 # --- questions, and what is read of their answers --------------------------------------------
 
 # What an answer says; where it says nothing, a text tells why.
 _Known = Serial | frozenset[Address]
+_Answered = tuple[dict[str, Serial | NoSerial], dict[str, frozenset[Address] | NoReply]]
 
 
 async def _ask(  # noqa: PLR0913
@@ -176,7 +183,7 @@ async def _ask(  # noqa: PLR0913
     *,
     enough: Callable[[], bool] = never,
     key: dns.tsig.Key | None = None,
-) -> Answers:
+) -> _Answered:
     # The SOAs stand first, and so are sent first: what else is asked doesn't make them wait.
     wanted = [
         *((zone, dns.rdatatype.SOA) for zone in zones),
@@ -188,18 +195,17 @@ async def _ask(  # noqa: PLR0913
     )
     talk: Talk[_Known] = Talk(nameserver, questions, len(wanted), patience, enough=enough)
     known = await talk.run()
-    return Answers(
-        serials={
-            zone: NoSerial(each) if isinstance(each, str) else each
-            for zone, each in zip(zones, known, strict=False)
-            if not isinstance(each, frozenset)
-        },
-        addresses={
-            zone: each
-            for zone, each in zip(pointers, known[len(zones) :], strict=True)
-            if isinstance(each, frozenset)
-        },
-    )
+    serials = {
+        zone: NoSerial(each) if isinstance(each, str) else each
+        for zone, each in zip(zones, known, strict=False)
+        if not isinstance(each, frozenset)
+    }
+    addresses = {
+        zone: NoReply(each) if isinstance(each, str) else each
+        for zone, each in zip(pointers, known[len(zones) :], strict=True)
+        if not isinstance(each, Serial)
+    }
+    return serials, addresses
 
 
 _TYPES = {"A": dns.rdatatype.A, "AAAA": dns.rdatatype.AAAA}

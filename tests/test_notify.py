@@ -18,6 +18,7 @@ import dns.rdatatype
 import dns.rrset
 import dns.tsig
 import pytest
+from conftest import free_port
 from dns.rdtypes.ANY.SOA import SOA
 
 from actions import notify
@@ -403,9 +404,11 @@ def test_one_that_gives_no_addresses_is_asked_again(
     monkeypatch.setattr(notify, "_ANSWER_SECONDS", 0.1)
     monkeypatch.setattr(notify, "_STUCK_SECONDS", 0.0)
     secondary.address_rcode = rcode
+    why = "timeout" if rcode is None else dns.rcode.to_text(rcode)
     follower.want({ZONE: wanted(2, MAIN)})
-    until(lambda: follower.seen() == {ZONE: Behind(2, f"gives no address of www.{ZONE}.")})
+    until(lambda: follower.seen() == {ZONE: Behind(2, f"gives no address of www.{ZONE}.: {why}")})
     assert not follower.stuck()
+    assert follower._zones[ZONE].quiet == (rcode is None)  # an answer is no silence
     secondary.address_rcode = dns.rcode.NOERROR
     until(lambda: follower.seen() == {ZONE: Serves(2)})
 
@@ -1093,6 +1096,43 @@ def test_a_zone_that_is_never_answered_makes_no_other_late(  # noqa: PLR0913
     until(lambda: follower.seen()[ZONE] == Serves(4))
     for transfer in transfers:
         transfer.join()
+
+
+def test_others_that_are_always_due_do_not_keep_a_silent_zone_waiting(
+    secondary: FakeSecondary, follower: Follower, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a while its silence is waited out; it is not notified in every gap meanwhile."""
+    monkeypatch.setattr(notify, "_ANSWER_SECONDS", 0.3)
+    monkeypatch.setattr(notify, "_PUT_OFF_SECONDS", 1.0)
+    monkeypatch.setattr(notify, "_ASK_AT_MOST_SECONDS", 0.05)
+    secondary.mute = {ZONE}
+    secondary.on_notify = lambda zone, _: None if zone == ZONE else dns.rcode.NOERROR
+    follower.want({ZONE: wanted(2), "other.example": wanted(2)})
+    until(lambda: follower.seen()[ZONE] == Behind(None, "timeout"))
+    secondary.notified.clear()
+    follower.want({ZONE: wanted(3)})
+    assert follower.seen()[ZONE].coming
+    until(lambda: follower.seen()[ZONE] == Behind(None, "timeout"))
+    assert secondary.notified_zones().count(ZONE) <= 5
+    secondary.mute = set()
+    secondary.serials[ZONE] = 3
+    until(lambda: follower.seen()[ZONE] == Serves(3))
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "255.255.255.255"])
+def test_nobody_waits_for_many_zones_at_one_that_cant_be_reached(told: Told, address: str) -> None:
+    """A closed port, or no way there, is told after a question or two: it holds for all."""
+    where = Secondary.model_validate({"address": address, "port": free_port("127.0.0.1")})
+    follower = Follower("ns2", where, None, told.observer())
+    follower.want({f"{number}.example": wanted(2) for number in range(300)})
+    follower.start()
+    began = time.monotonic()
+    seen = follower.wait(within(30))
+    assert time.monotonic() - began < 10
+    assert not any(its.coming for its in seen.values() if isinstance(its, Behind))
+    until(lambda: told.notified >= 300)
+    assert told.failed == told.notified
+    follower.stop()
 
 
 def test_zones_without_an_answer_are_not_taken_for_all_for_ever(

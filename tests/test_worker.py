@@ -180,6 +180,16 @@ def test_what_fails_is_logged_once_for_each_new_reason(caplog: pytest.LogCapture
     assert all(record.exc_info is None for record in caplog.records)
 
 
+def test_many_that_fail_hide_no_other_failure(caplog: pytest.LogCaptureFixture) -> None:
+    """One line for those of a step, and one for each other step's."""
+    failed = {f"z{n}.example": ZoneOutcome(failed="verify", reason="refused") for n in range(21)}
+    failed["full.example"] = ZoneOutcome(failed="write", reason="No space left on device")
+    with running(Worker(lambda *_: replace(OUTCOME, zones=failed), every=3600)) as worker:
+        worker.request(None).result(5)
+    facts = [(vars(its).get("number"), vars(its)["reason"]) for its in caplog.records]
+    assert facts == [(21, "refused"), (None, "No space left on device")]
+
+
 def test_a_run_that_takes_long_does_not_hold_up_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every step is finished by the next start, and nothing that waits is begun any more."""
     monkeypatch.setattr("actions.worker._STOP_SECONDS", 0.1)

@@ -4,7 +4,7 @@ import os
 import shutil
 import stat
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -24,6 +24,7 @@ from actions.decide import Alert, Look
 from actions.judge import Witnesses
 from actions.looks import Attention, Seen
 from actions.metrics import Metrics, Trigger
+from actions.notify import Wanted
 from actions.outcome import Outcome
 from actions.state import Pin, State, StateError
 from actions.witness import Alerts
@@ -53,10 +54,11 @@ class Program:
         self.blind: str | None = None
         self.now = NOW
         self.told: dict[str, int] = {}  # what the followers were told, zone -> serial
+        self.addresses: dict[str, object] = {}  # and where that points
         around = Around(
             secondaries=lambda _: self.seen,
             stuck=lambda: self.stuck,
-            served=lambda told: self.told.update({z: its.soa.serial for z, its in told.items()}),
+            served=self.served_now,
             witnesses=Witnesses(self.alerts, self.looks),
             now=lambda: self.now,
         )
@@ -75,6 +77,11 @@ class Program:
         looks = {name: states[down] for name, down in self.down.items()}
         met = frozenset(name for name, look in looks.items() if look.state == "up")
         return Seen(looks, self.blind, met, looking=False)
+
+    def served_now(self, told: Mapping[str, Wanted]) -> None:
+        """Take note of what the followers are told."""
+        self.told |= {zone: its.soa.serial for zone, its in told.items()}
+        self.addresses |= {zone: its.addresses for zone, its in told.items()}
 
     def run(self, trigger: Trigger = "request", word: Word | None = None) -> Outcome:
         """Converge once."""

@@ -604,6 +604,9 @@ def test_a_decision_whose_serials_cant_be_recorded(program: Program) -> None:
                 reason = f"{state_.folder}/serials.json: can't be written: {no_space()}"
                 assert {zones[name].failed for name in ZONES} == {"state"}
                 assert {zones[name].reason for name in ZONES} == {reason}
+                # What is on the disk still points at main: nobody is to look for another address.
+                assert program.told == dict.fromkeys(ZONES, TODAY)
+                assert program.addresses == dict.fromkeys(ZONES, frozenset())
             assert program.metric("converge_failures_total", step="state") == 3
             meant = state_.meant()
             assert meant

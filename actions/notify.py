@@ -598,11 +598,11 @@ def _pointing(
 ) -> Serves | Behind:
     """How it stands by its addresses, its serial being right."""
     serial = wanted.soa.serial
-    none = isinstance(found, soa.NoReply)
-    if found == wanted.addresses or (none and not wanted.addresses):
-        return Serves(serial)
     if isinstance(found, soa.NoReply):
-        return Behind(serial, f"gives no address of {pointer.name}: {found.reason}")
+        why = f"gives no address of {pointer.name}: {found.reason}"
+        return Behind(serial, why) if wanted.addresses else Serves(serial)
+    if found == wanted.addresses:
+        return Serves(serial)
     others = ", ".join(sorted(map(str, found)))
     return Behind(serial, f"serves other addresses at this serial: {others}", stays=True)
 

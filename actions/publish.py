@@ -73,6 +73,7 @@ class Publisher:
         self._refused: dict[str, Refused] = {}
         self._kept: set[str] = set()  # zones with a last good content beside them
         self._held: set[str] = set()  # zones that go on with theirs
+        self._unwritten: set[str] = set()
         self._doubts: dict[str, str] = {}  # serials that are yet to be told of
 
     def publish(
@@ -99,7 +100,8 @@ class Publisher:
                 self._tally.fail(name, "state", str(error))
             return
         with self._tally.step("write"):
-            unused = self._write(due, seen.primary)
+            self._unwritten = self._write(due, seen.primary)
+        unused = self._unwritten
         lifts = {n: self._now for n, its in due.items() if its.lifted and n not in unused}
         try:
             # Else a folder that can't be written would use up a serial at every tick.
@@ -112,9 +114,11 @@ class Publisher:
 
     def served(self, serials: Collection[str]) -> None:
         """Let go of what was kept for zones that are served now."""
+        # A disk may be full: then what it takes is more worth than to be quick the next time.
+        spare = len(self._recorded) >= MANY and not self._unwritten
         for name in self._kept & set(serials):
             with contextlib.suppress(OSError):  # the next run tries again
-                files.drop(self._path(name), spare=len(self._recorded) >= MANY)
+                files.drop(self._path(name), spare=spare)
             self._kept.discard(name)
         if over := self._refused.keys() & set(serials) - self._held:
             self._refused = {n: its for n, its in self._refused.items() if n not in over}

@@ -454,10 +454,11 @@ class Ground:
 @pytest.fixture(scope="module", params=[publish.MANY, 1], ids=["few", "many"])
 def running(request: pytest.FixtureRequest) -> Iterator[Ground]:
     """One ground for all tests here."""
-    many = request.param
+    many, as_it_is = request.param, publish.MANY
     with Stack(parts=["ns1"], sources={zone: source(zone) for zone in ZONES}) as stack:
         temporary(stack.layout).mkdir()
         Run(main_down=False, many=many).program(stack.layout).run("start")
+        publish.MANY = as_it_is  # other tests may come in between
         ours, theirs = _processes.Pipe()
         reader = _processes.Process(target=read_on, args=(stack.layout, theirs))
         reader.start()

@@ -24,6 +24,7 @@ import requests
 from observed import SOON, at_serials, log, metrics, moved, places, raised, serials
 from test_converge import NOW, TODAY, ZONES, Program
 
+from actions import publish
 from actions.converge import Forced
 from actions.nameserver import find
 from actions.state import State, StateError
@@ -686,8 +687,12 @@ def test_a_zone_that_is_too_large_for_what_is_left_of_a_disk(stack: Stack) -> No
         assert not left_over(stack)
 
 
-def test_a_disk_for_state_and_zones_that_is_full_after_the_first_zone(stack: Stack) -> None:
+@pytest.mark.parametrize("many", [publish.MANY, 1])
+def test_a_disk_for_state_and_zones_that_is_full_after_the_first_zone(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch, many: int
+) -> None:
     """What is there is loaded; what that sets free is enough for the other one."""
+    monkeypatch.setattr(publish, "MANY", many)
     folders = (state(stack), stack.layout.published)
     (stack.layout.folder / "disk").mkdir()
     with mounted(stack.layout.folder / "disk") as disk:
@@ -706,7 +711,7 @@ def test_a_disk_for_state_and_zones_that_is_full_after_the_first_zone(stack: Sta
                 assert stack.address_of("ns1", ZONES[0]) == stack.backup
                 wait_for(lambda: not program.run("timer").failed, SOON, "room for the other one")
             assert {address for _, address in program.served().values()} == {stack.backup}
-            assert not left_over(stack)
+            assert [path.suffix for path in left_over(stack)] == [".spare"] * (many == 1)
         finally:
             for folder in folders:
                 run("umount", "--lazy", str(folder))

@@ -310,8 +310,11 @@ class Follower:
             overdue = self._put_off is not None and now >= self._put_off + _PUT_OFF_SECONDS
             quiet = overdue or next_other > now
             self._until = next_other if quiet and not overdue else math.inf
-            if overdue:  # their round is whole
+            if overdue:  # their round is whole: a NOTIFY has its time there too
                 self._put_off = None
+                for its in self._zones.values():
+                    if its.quiet and its.reply is None:
+                        its.notify_after = 0.0
             due = [
                 (its.ask_at, zone)
                 for zone, its in self._zones.items()

@@ -961,6 +961,7 @@ def test_a_switch_is_notified_before_anything_is_asked(
 ) -> None:
     """No silence is waited out first: one zone's would delay all others."""
     monkeypatch.setattr(notify, "_ANSWER_SECONDS", 0.5)
+    monkeypatch.setattr(notify, "_ASK_UNSEEN_SECONDS", 60.0)  # none is asked just before the switch
     secondary.rcode = rcode
     zones = [f"{number}.example" for number in range(20)]
     follower.want({zone: wanted(2) for zone in zones})

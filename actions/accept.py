@@ -6,12 +6,13 @@ no switch waits for it; what passed is taken over under the lock. Publishing it 
 business.
 """
 
+import hashlib
 import logging
 import math
 import os
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.pool import ThreadPool
@@ -51,7 +52,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Checked:
-    """What the checks came to: the sources that passed, and why others are refused, by zone.
+    """What the checks came to: what passed, as a digest, and why others are refused, by zone.
 
     `zones`: those that were named; none, where all were meant. `found`: those that have a file.
     """
@@ -113,9 +114,9 @@ def accept(config: Config, state: State, checked: Checked) -> Mapping[str, Verdi
     if checked.nothing:
         names = checked.zones or (str(config.zones.sources),)
         return dict.fromkeys(names, Verdict("refused", checked.nothing))
-    changed = {n for n, its in checked.passed.items() if not _is(_path(config, n), its)}
-    passed = {name: its for name, its in checked.passed.items() if name not in changed}
-    state.accept(passed)
+    changed = set[str]()
+    state.accept(_unchanged(config, checked.passed, changed))
+    passed = checked.passed.keys() - changed
     accepted = state.accepted().keys() | state.lost()
     missing = set(checked.zones or accepted) - checked.found - checked.refused.keys()
     return {
@@ -137,11 +138,22 @@ def _changed(path: Path) -> Verdict:
     return Verdict("refused", f"{path}: changed while it was checked")
 
 
-def _is(path: Path, content: bytes) -> bool:
-    try:
-        return path.read_bytes() == content
-    except OSError:
-        return False
+def _unchanged(
+    config: Config, digests: Mapping[str, bytes], changed: set[str]
+) -> Iterator[tuple[str, bytes]]:
+    """The sources that have these digests, as each is its turn; adds those that have not."""
+    for name, digest in digests.items():
+        content = None
+        with suppress(OSError):
+            content = _path(config, name).read_bytes()
+        if content is None or _digest(content) != digest:
+            changed.add(name)
+        else:
+            yield name, content
+
+
+def _digest(content: bytes) -> bytes:
+    return hashlib.sha256(content).digest()
 
 
 class Watch:
@@ -227,14 +239,14 @@ def _told(read: Iterable[bytes | Verdict], count: int) -> Iterable[bytes | Verdi
 
 
 def _read(config: Config, name: str, path: Path) -> bytes | Verdict:
-    """Read a source and check it: its content, or why it is refused."""
+    """Read a source and check it: its digest, or why it is refused."""
     try:
         content = path.read_bytes()
     except OSError as error:
         return Verdict("refused", _unreadable(path, error))
     if faults := _faults(config, name, path, content):
         return Verdict("refused", faults)
-    return content
+    return _digest(content)
 
 
 def _unreadable(path: Path, error: OSError) -> str:

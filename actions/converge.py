@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
-from actions import zone
+from actions import files, zone
 from actions.accept import Checked, accept, check
 from actions.judge import Judgement, Witnesses, judge, mark
 from actions.metrics import Metrics, Trigger
@@ -133,7 +133,7 @@ class Converger:
         pin = self._pin(word)
         before = self._state.meant()
         trusting = trigger in _TRUSTING or isinstance(word, Pin | Unpin)
-        known = _unchanged(last) if last and trusting and self._holds(last, before) else None
+        known = last if last and trusting and self._holds(last, before) else None
         judgement = None
         if before and before.server in self._config.servers:
             judgement = self._judge(before.server, pin)
@@ -142,7 +142,7 @@ class Converger:
             # While all is well, the last run's outcome is trusted without reading a zone.
             only = known.failing
             if not only:
-                return replace(known, pin=pin, judgement=judgement)
+                return replace(_unchanged(known), pin=pin, judgement=judgement)
         else:
             self._trusted_until = time.monotonic() + _LOOK_AGAIN_SECONDS
         run = _Run(self._config, self._state, self._metrics, self._around)
@@ -154,7 +154,9 @@ class Converger:
         meant = run.put_down(before, judgement, pin.by if pin and by_pin else trigger)
         served = known.served if known else {}
         run.converge(meant, served, hopeless=self._unserved, insist=only is None)
-        zones = run.tally.zones if only is None or not known else {**known.zones, **run.tally.zones}
+        zones = run.tally.zones
+        if known and only is not None:
+            zones = {**_unchanged(known).zones, **zones}
         self._unserved = {n for n, its in zones.items() if its.failed == "verify"}
         switched_from = judgement.serving if judgement.decision.cause else None
         return Outcome(meant, pin, judgement, switched_from, zones)
@@ -233,7 +235,7 @@ class _Run:
         """Go by these accepted sources; by some of them only, if it is said which."""
         if only is not None:
             sources = Reading(
-                {name: its for name, its in sources.templates.items() if name in only},
+                {name: its for name, its in sources.accepted.items() if name in only},
                 {name: why for name, why in sources.refused.items() if name in only},
             )
         self._sources = sources
@@ -243,9 +245,10 @@ class _Run:
     def pointed_at(self) -> str:
         """Which server most published zones point at; with none, the preferred one."""
         votes: Counter[str] = Counter()
-        for name in self._sources.templates:
+        folder = self._config.zones.published
+        for name in self._sources.accepted:
             try:
-                published = (self._config.zones.published / name).read_bytes()
+                published = files.content(f"{folder}/{name}")
             except OSError:
                 continue  # publish will say so, where there is one
             source = zonefile.parse(name, self._state.source(name), self._config.servers)
@@ -295,19 +298,19 @@ class _Run:
         `hopeless`, and without `insist` it is not told to reload for them alone, if nothing was
         written.
         """
-        config, templates = self._config, self._sources.templates
+        config, sources = self._config, self._sources.accepted
         primary = Primary(config.primary, self.tally)
-        answers = primary.ask([name for name in templates if name not in known])
+        answers = primary.ask([name for name in sources if name not in known])
         at_primary = {n: its.serial for n, its in answers.items() if isinstance(its, soa.Serial)}
         seen = Seen(
             primary={**known, **at_primary},
-            secondaries=self._around.secondaries(templates),
+            secondaries=self._around.secondaries(sources),
             stuck=self._around.stuck(),
         )
         self._publisher = Publisher(
             config, self._state, self.tally, meant.server, self._around.now()
         )
-        self._publisher.publish(templates, seen, self._moved)
+        self._publisher.publish(sources, seen, self._moved)
         wanted = {
             n: its.serial
             for n, its in self.tally.zones.items()

@@ -18,11 +18,21 @@ _ONE_SECOND_NS = 1_000_000_000
 
 # So many files are open at once; a process may have 1024.
 _TOGETHER = 200
+_BUFFER = 512  # bytes: each content is written at once
 # So many are synced at once: the disk writes its journal once for all of them.
 _SYNCING = 8
 
+# A path is kept as text where there are thousands: pathlib takes longer, and remembers each part.
+_StrPath = str | os.PathLike[str]
+
 # Fixed names, so that what a crash leaves behind goes with the next run.
 _TEMPORARY, _LAST, _SPARE = ".tmp", ".last", ".spare"
+
+
+def content(path: str) -> bytes:
+    """What a file holds; may raise OSError."""
+    with open(path, "rb", buffering=0) as file:  # noqa: PTH123
+        return file.read()
 
 
 def put(path: Path, content: bytes, *, mode: int = 0o644) -> None:
@@ -49,7 +59,9 @@ def put_all(
             written = {}
             for name, content in some:
                 try:
-                    written[name] = opened.enter_context(_written(folder / name, content, mode))
+                    written[name] = opened.enter_context(
+                        _written(f"{folder}/{name}", content, mode)
+                    )
                 except OSError as error:
                     failed[name] = error
             for (name, file), unsynced in zip(written.items(), _synced(written), strict=True):
@@ -57,8 +69,8 @@ def put_all(
                     if unsynced:
                         raise unsynced
                     if name in keep:
-                        _keep(folder / name)
-                    os.replace(file.name, folder / name)  # noqa: PTH105  thousands: plainly
+                        _keep(f"{folder}/{name}")
+                    os.replace(file.name, f"{folder}/{name}")  # noqa: PTH105
                 except OSError as why:
                     with suppress(OSError):  # the next run tries again
                         Path(file.name).unlink(missing_ok=True)
@@ -82,17 +94,20 @@ def _synced(written: Mapping[str, BinaryIO]) -> list[OSError | None]:
         return list(pool.map(sync, written.values()))
 
 
-def _written(path: Path, content: bytes, mode: int) -> BinaryIO:
+def _written(path: str, content: bytes, mode: int) -> BinaryIO:
     """Write a temporary file beside `path`; it is left open."""
     temporary, spare = _beside(path, _TEMPORARY), _beside(path, _SPARE)
     with suppress(OSError):  # none there, mostly
         status = os.lstat(spare)
         if stat.S_ISREG(status.st_mode) and status.st_nlink == 1:
-            os.rename(spare, temporary)  # noqa: PTH104  thousands: plainly
+            os.rename(spare, temporary)  # noqa: PTH104
         else:  # a link is nothing of ours; by another name it may be what is served, or a backup
             Path(spare).unlink()
     file = open(  # noqa: SIM115  the caller closes it; a link is nothing of ours
-        temporary, "wb", opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW, mode)
+        temporary,
+        "wb",
+        buffering=_BUFFER,
+        opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW, mode),
     )
     try:
         # Whatever the umask: another user's name server reads it.
@@ -109,7 +124,7 @@ def _written(path: Path, content: bytes, mode: int) -> BinaryIO:
     return file
 
 
-def _keep(path: Path) -> None:
+def _keep(path: str) -> None:
     """Keep what stands at `path` beside it, until `drop`, where that can be done."""
     last = _beside(path, _LAST)
     with suppress(OSError):  # to have what comes is worth more than to have a way back
@@ -129,7 +144,7 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def kept(path: Path) -> bytes | None:
+def kept(path: _StrPath) -> bytes | None:
     """What was kept of `path`; None if nothing was. May raise OSError."""
     try:
         return Path(_beside(path, _LAST)).read_bytes()
@@ -137,7 +152,7 @@ def kept(path: Path) -> bytes | None:
         return None
 
 
-def drop(path: Path, *, spare: bool = False) -> None:
+def drop(path: _StrPath, *, spare: bool = False) -> None:
     """Keep it no longer; may raise OSError. As a `spare`, the file is used for the next content.
 
     To make a file takes ext4 ten times as long where thousands were removed minutes ago.
@@ -149,7 +164,7 @@ def drop(path: Path, *, spare: bool = False) -> None:
         Path(_beside(path, _LAST)).unlink(missing_ok=True)
 
 
-def clear(path: Path) -> None:
+def clear(path: _StrPath) -> None:
     """Remove all that may stand beside `path`; may raise OSError."""
     for suffix in (_TEMPORARY, _LAST, _SPARE):
         Path(_beside(path, suffix)).unlink(missing_ok=True)
@@ -164,7 +179,7 @@ def sweep(folder: Path, names: Collection[str] | None = None) -> None:
     """Remove what a crash has left of writing, these files or any; may raise OSError."""
     for name in _names(folder, _TEMPORARY):
         if names is None or name in names:
-            Path(_beside(folder / name, _TEMPORARY)).unlink(missing_ok=True)
+            Path(_beside(f"{folder}/{name}", _TEMPORARY)).unlink(missing_ok=True)
 
 
 def _names(folder: Path, suffix: str) -> list[str]:
@@ -178,18 +193,18 @@ def _names(folder: Path, suffix: str) -> list[str]:
         ]
 
 
-def _beside(path: Path, suffix: str) -> str:
+def _beside(path: _StrPath, suffix: str) -> str:
     folder, name = os.path.split(path)
     return f"{folder}/.{name}{suffix}"
 
 
-def _freshen(descriptor: int, replaced: Path) -> None:
+def _freshen(descriptor: int, replaced: str) -> None:
     """Give the new file an mtime later than the old one's, whatever the clock says.
 
     NSD takes a file with the same mtime for the same file, BIND one with an older mtime too.
     """
     try:
-        old = replaced.stat().st_mtime_ns
+        old = os.stat(replaced).st_mtime_ns  # noqa: PTH116
     except FileNotFoundError:
         return
     if os.fstat(descriptor).st_mtime_ns <= old:

@@ -14,7 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import lru_cache, partial
 from itertools import islice
 from operator import itemgetter
 from pathlib import Path
@@ -590,7 +590,7 @@ def standing(answer: soa.Serial | soa.NoSerial, wanted: int) -> Serves | Behind:
     if isinstance(answer, soa.NoSerial):
         return Behind(None, answer.reason, coming=answer.reason == _NOT_LOADED)
     if answer.serial == wanted:
-        return Serves(wanted)
+        return _serves(wanted)
     if Rfc1982(answer.serial) > Rfc1982(wanted):
         return Behind(answer.serial, "is ahead of the primary")
     return Behind(answer.serial, "serves an older serial", coming=True, stays=True)
@@ -603,11 +603,14 @@ def _pointing(
     serial = wanted.soa.serial
     if isinstance(found, soa.NoReply):
         why = f"gives no address of {pointer.name}: {found.reason}"
-        return Behind(serial, why) if wanted.addresses else Serves(serial)
+        return Behind(serial, why) if wanted.addresses else _serves(serial)
     if found == wanted.addresses:
-        return Serves(serial)
+        return _serves(serial)
     others = ", ".join(sorted(map(str, found)))
     return Behind(serial, f"serves other addresses at this serial: {others}", stays=True)
+
+
+_serves = lru_cache(Serves)  # thousands of zones have the same few serials
 
 
 def _is_gone(stands: Serves | Behind) -> bool:

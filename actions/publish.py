@@ -7,10 +7,9 @@ is written is seen to by `primary.py`, and what it refuses comes back here.
 import contextlib
 import hashlib
 import logging
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from pathlib import Path
 from typing import TypeVar
 
 from dns.serial import Serial
@@ -19,7 +18,7 @@ from actions import files, zone
 from actions.notify import Wanted
 from actions.outcome import Tally
 from actions.state import Refused, State, StateError
-from actions.zone import Template
+from actions.templates import Accepted
 from exporter import soa
 from exporter.config import Config
 from exporter.log import tell
@@ -67,22 +66,21 @@ class Publisher:
         self._serving = serving
         self._now = now
         self._values = {name: zone.values(config.servers, name) for name in config.servers}
-        self._templates: Mapping[str, Template] = {}
+        self._sources: Mapping[str, Accepted] = {}
         self._theirs: Serials = {}
         self._recorded: dict[str, int] = {}
+        self._spares = False
         self._refused: dict[str, Refused] = {}
         self._kept: set[str] = set()  # zones with a last good content beside them
         self._held: set[str] = set()  # zones that go on with theirs
         self._unwritten: set[str] = set()
         self._doubts: dict[str, str] = {}  # serials that are yet to be told of
 
-    def publish(
-        self, templates: Mapping[str, Template], seen: Seen, moved: Collection[str]
-    ) -> None:
+    def publish(self, sources: Mapping[str, Accepted], seen: Seen, moved: Collection[str]) -> None:
         """Write each zone that differs; those that a person `moved` too."""
-        self._templates = templates
+        self._sources = sources
         self._theirs = {self._config.primary.name: seen.primary, **seen.secondaries}
-        self._recorded = self._state.serials()
+        self._read_recorded()
         self._refused = self._known(self._state.refused)
         with self._tally.step("render"):
             self._clear_up()
@@ -115,7 +113,7 @@ class Publisher:
     def served(self, serials: Collection[str]) -> None:
         """Let go of what was kept for zones that are served now."""
         # A disk may be full: then what it takes is more worth than to be quick the next time.
-        spare = len(self._recorded) >= MANY and not self._unwritten
+        spare = self._spares and not self._unwritten
         for name in self._kept & set(serials):
             with contextlib.suppress(OSError):  # the next run tries again
                 files.drop(self._path(name), spare=spare)
@@ -133,14 +131,14 @@ class Publisher:
         refused = dict[str, Refused]()
         for name in set(names) & self.refusable:
             try:
-                last = files.kept(self._path(name)) or b""
-            except OSError:
+                last, mark = files.kept(self._path(name)) or b"", self._mark(name)
+            except (OSError, StateError):
                 continue
             serial = self._next(name, [self._recorded.get(name), self._tally.zones[name].serial])
             if content := zone.with_serial(name, last, serial):
                 contents[name] = content
                 refused[name] = Refused(
-                    rendering=self._mark(self._templates[name]),
+                    rendering=mark,
                     serial=serial,
                     again=again,
                     reason=f"{self._config.primary.name} answers SERVFAIL to what its checker took;"
@@ -177,7 +175,7 @@ class Publisher:
 
     def wanted(self, name: str, served: soa.Serial) -> Wanted:
         """What a secondary should serve of a zone that the primary serves now."""
-        template = self._templates[name]
+        template = self._sources[name].template
         if name in self._held:  # where that points is not known here
             return Wanted(served)
         addresses = template.addresses(self._values[self._serving])
@@ -188,19 +186,23 @@ class Publisher:
     def _due(self, moved: Collection[str], stuck: Collection[str]) -> dict[str, "_Due"]:
         lifted = self._known(self._state.lifted)
         due = dict[str, _Due]()
-        for name, template in self._templates.items():
+        for name in self._sources:
             path = self._path(name)
             try:
-                published = path.read_bytes()
+                published = files.content(path)
             except FileNotFoundError:
                 published = None
             except OSError as error:
                 self._tally.fail(name, "render", f"{path}: {error.strerror}")
                 continue
             recorded, lift = self._recorded.get(name), False
-            current, same = self._compare(name, template, published, recorded)
+            try:
+                current, same = self._compare(name, published, recorded)
+            except StateError as error:
+                self._tally.fail(name, "render", str(error))
+                continue
             if current is not None and name not in moved:
-                if held := self._is_held(name, template, current):
+                if held := self._is_held(name, current):
                     self._held.add(name)
                     self._tally.put(name, current)
                     self._tally.fail(name, "verify", held.reason)
@@ -214,32 +216,33 @@ class Publisher:
         return due
 
     def _compare(
-        self, name: str, template: Template, published: bytes | None, recorded: int | None
+        self, name: str, published: bytes | None, recorded: int | None
     ) -> tuple[int | None, bool]:
         """The published serial, and whether the file is what it is meant to be."""
         if published is None:
             return None, False
+        content, template = self._sources[name].content(), self._sources[name].template
+
+        def is_for(server: str, serial: int) -> bool:
+            return template.render(content, self._values[server], serial) == published
+
         # It holds the recorded serial, nearly always: reading a zone takes longer than rendering.
         if recorded is not None:
-            if template.render(self._values[self._serving], recorded) == published:
+            if is_for(self._serving, recorded):
                 return recorded, True
-            for server, values in self._values.items():
-                if server != self._serving and template.render(values, recorded) == published:
-                    return recorded, False
+            if any(is_for(other, recorded) for other in self._values if other != self._serving):
+                return recorded, False
         current = zone.serial_of(name, published)
-        same = current is not None and (
-            template.render(self._values[self._serving], current) == published
-        )
-        return current, same
+        return current, current is not None and is_for(self._serving, current)
 
-    def _is_held(self, name: str, template: Template, current: int) -> Refused | None:
+    def _is_held(self, name: str, current: int) -> Refused | None:
         """What says that a zone goes on with its last good content, if that is so."""
         refused = self._refused.get(name)
         if (
             refused
             and refused.serial == current
             and timedelta(0) < refused.again - self._now <= _TRY_AGAIN  # the clock may be set
-            and refused.rendering == self._mark(template)
+            and refused.rendering == self._mark(name)
         ):
             return refused
         return None
@@ -278,8 +281,8 @@ class Publisher:
     def _seen_at(self, name: str) -> dict[str, int]:
         return {label: zones[name] for label, zones in self._theirs.items() if name in zones}
 
-    def _mark(self, template: Template) -> str:
-        rendering = template.render(self._values[self._serving], 0)
+    def _mark(self, name: str) -> str:
+        rendering = self._sources[name].render(self._values[self._serving], 0)
         return hashlib.sha256(rendering).hexdigest()
 
     # Files.
@@ -288,35 +291,52 @@ class Publisher:
         """Remove what a killed run has left behind, and see what it has kept."""
         folder = self._config.zones.published
         try:
-            files.sweep(folder, self._templates)
-            self._kept = files.keeping(folder) & self._templates.keys()
+            files.sweep(folder, self._sources)
+            self._kept = files.keeping(folder) & self._sources.keys()
         except OSError:
             self._kept = set()  # a folder that can't be read is told of with each zone
 
     def _write(self, due: Mapping[str, "_Due"], primary: Mapping[str, int]) -> set[str]:
         """Write zones with their serials; those whose serial was not used."""
-        folder, values = self._config.zones.published, self._values[self._serving]
+        folder = self._config.zones.published
         # What the primary serves is kept, should it refuse what comes.
         good = {n for n, its in due.items() if its.published and primary.get(n) == its.published}
-        failed = files.put_all(
-            folder,
-            ((name, self._templates[name].render(values, its.serial)) for name, its in due.items()),
-            keep=good,
-        )
+        unwritten = set[str]()
+        failed = files.put_all(folder, self._rendered(due, unwritten), keep=good)
         self._kept |= good
-        for name, its in due.items():
-            if error := failed.get(name):
-                self._tally.fail(name, "write", f"{folder / name}: {error.strerror}")
-            else:
-                self._tally.put(name, its.serial, written=True)
-        written = [name for name in due if name not in failed]
+        for name, error in failed.items():
+            self._tally.fail(name, "write", f"{folder / name}: {error.strerror}")
+        unwritten |= failed.keys()
+        written = [name for name in due if name not in unwritten]
+        for name in written:
+            self._tally.put(name, due[name].serial, written=True)
         tell(log, "published", written, lambda n: {"serial": due[n].serial}, serving=self._serving)
         try:
             files.sync_folder(folder)
         except OSError as error:
             for name in due:
                 self._tally.fail(name, "write", f"{folder}: can't be synced: {error.strerror}")
-        return set(failed)
+        return unwritten
+
+    def _rendered(
+        self, due: Mapping[str, "_Due"], unreadable: set[str]
+    ) -> Iterator[tuple[str, bytes]]:
+        """What is to be written, as each is its turn; adds those whose source can't be read."""
+        values = self._values[self._serving]
+        for name, its in due.items():
+            try:
+                rendering = self._sources[name].render(values, its.serial)
+            except StateError as error:
+                self._tally.fail(name, "render", str(error))
+                unreadable.add(name)
+            else:
+                yield name, rendering
+
+    def _read_recorded(self) -> None:
+        recorded = self._state.serials()
+        # By the names that are in memory already: there may be thousands.
+        self._recorded = {name: recorded[name] for name in self._sources if name in recorded}
+        self._spares = len(recorded) >= MANY
 
     def _record(self, serials: Mapping[str, int]) -> None:
         self._state.record(serials)
@@ -331,8 +351,9 @@ class Publisher:
             self._state.put_aside(error.path)
             return {}
 
-    def _path(self, name: str) -> Path:
-        return self._config.zones.published / name
+    def _path(self, name: str) -> str:
+        """As text, as in `files`: there are thousands."""
+        return f"{self._config.zones.published}/{name}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ import json
 import logging
 import os
 import pwd
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -317,26 +317,32 @@ class State:
         retired = self._sources(".", f"{zonefile.SUFFIX}{_RETIRED}").keys()
         return self.serials().keys() - self._sources("", zonefile.SUFFIX).keys() - retired
 
-    def source(self, zone: str) -> bytes:
-        """A zone's source as last accepted."""
-        path = self._source(zone)
+    def source(self, zone: str, at: Mark | None = None) -> bytes:
+        """A zone's source as last accepted; StateError if it has not the mark `at` any more."""
+        path = f"{self._accepted}/{zone}{zonefile.SUFFIX}"  # there are thousands: plainly
         try:
-            return path.read_bytes()
+            with open(path, "rb", buffering=0) as file:  # noqa: PTH123
+                if at not in (None, mark(os.fstat(file.fileno()))):
+                    raise StateError(Path(path), "was changed by somebody while it was used")
+                return file.read()
         except OSError as error:
-            raise StateError(path, f"can't be read: {error.strerror}") from error
+            raise StateError(Path(path), f"can't be read: {error.strerror}") from error
 
-    def accept(self, sources: Mapping[str, bytes]) -> None:
-        """Keep sources that a person has published."""
-        paths = {zone: self._source(zone) for zone in sources}
+    def accept(self, sources: Iterable[tuple[str, bytes]]) -> None:
+        """Keep sources that a person has published; few are in memory at once."""
+        accepted = list[str]()
+
+        def differing() -> Iterator[tuple[str, bytes]]:
+            for zone, content in sources:
+                accepted.append(zone)
+                path = self._source(zone)
+                if not (path.exists() and path.read_bytes() == content):
+                    yield path.name, content
+
         try:
-            differing = {
-                path.name: sources[zone]
-                for zone, path in paths.items()
-                if not (path.exists() and path.read_bytes() == sources[zone])
-            }
-            for error in files.put_all(self._accepted, differing.items(), mode=0o600).values():
+            for error in files.put_all(self._accepted, differing(), mode=0o600).values():
                 raise error
-            for zone in sources:
+            for zone in accepted:
                 self._retired(zone).unlink(missing_ok=True)
             files.sync_folder(self._accepted)
         except OSError as error:
@@ -356,17 +362,18 @@ class State:
     def _sources(self, prefix: str, suffix: str) -> dict[str, Mark]:
         try:
             with os.scandir(self._accepted) as entries:
-                return {
+                marks = {
                     entry.name.removeprefix(prefix).removesuffix(suffix): mark(
                         entry.stat(follow_symlinks=False)
                     )
-                    for entry in sorted(entries, key=lambda entry: entry.name)
+                    for entry in entries
                     if entry.name.endswith(suffix) and entry.name.startswith(".") == bool(prefix)
                 }
         except FileNotFoundError:
             return {}
         except OSError as error:
             raise StateError(self._accepted, f"can't be read: {error.strerror}") from error
+        return {name: marks[name] for name in sorted(marks)}
 
     def _source(self, zone: str) -> Path:
         return self._accepted / f"{zone}{zonefile.SUFFIX}"

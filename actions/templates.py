@@ -1,7 +1,7 @@
-"""The accepted sources, ready to be filled in; each is read anew only when it has changed.
+"""The accepted sources, ready to be filled in; each is parsed anew only when it has changed.
 
-Owns what stays in memory of them: little more than their text. What a source must hold to be
-accepted is left to `accept.py`.
+Owns what stays in memory of them, which is not their text: that is read when it is filled in. What
+a source must hold to be accepted is left to `accept.py`.
 """
 
 from collections.abc import Mapping
@@ -9,16 +9,34 @@ from dataclasses import dataclass
 
 from actions import zone
 from actions.state import Mark, State, StateError
-from actions.zone import Template
+from actions.zone import Values
 from exporter import zonefile
 from exporter.config import Server
 
 
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """An accepted source, as it was at this mark."""
+
+    state: State
+    name: str
+    mark: Mark
+    template: zone.Template
+
+    def content(self) -> bytes:
+        """Its text; StateError if that can't be read, or is another one."""
+        return self.state.source(self.name, self.mark)
+
+    def render(self, values: Values, serial: int) -> bytes:
+        """Fill it in; StateError as with `content`."""
+        return self.template.render(self.content(), values, serial)
+
+
 @dataclass(frozen=True)
 class Reading:
-    """What there is of the accepted sources: templates, and why there is none for a zone."""
+    """The accepted sources by zone, and why there is none for a zone."""
 
-    templates: Mapping[str, Template]
+    accepted: Mapping[str, Accepted]
     refused: Mapping[str, str]
 
 
@@ -28,31 +46,30 @@ class Templates:
     def __init__(self, state: State, servers: Mapping[str, Server]) -> None:
         self._state = state
         self._servers = servers
-        self._known: dict[str, tuple[Mark, Template]] = {}
+        self._known: Mapping[str, Accepted] = {}
 
     def read(self) -> Reading:
         """What is accepted now; StateError if that can't be read."""
-        lost, accepted = self._state.lost(), self._state.accepted()
         refused = {
             name: f"its accepted source is gone; zonerw rewrite --forced {name} accepts it anew"
-            for name in lost
+            for name in self._state.lost()
         }
-        known, self._known = self._known, {}
-        for name, mark in accepted.items():
-            its = known.get(name)
-            if its is not None and its[0] == mark:
-                self._known[name] = its
-                continue
+        sources = dict[str, Accepted]()
+        for name, mark in self._state.accepted().items():
+            its = self._known.get(name)
             try:
-                self._known[name] = mark, self._template(name)
+                if its is None or its.mark != mark:
+                    its = self._read(name, mark)
+                sources[its.name] = its  # the very same text as the last time
             except zonefile.SourceRefused as error:
                 # It was right when it was accepted: the configuration has changed since.
                 refused[name] = "; ".join(map(str, error.faults))
             except StateError as error:
                 refused[name] = str(error)
-        return Reading({name: template for name, (_, template) in self._known.items()}, refused)
+        self._known = sources
+        return Reading(sources, refused)
 
-    def _template(self, name: str) -> Template:
-        source = zonefile.parse(name, self._state.source(name), self._servers)
+    def _read(self, name: str, mark: Mark) -> Accepted:
+        source = zonefile.parse(name, self._state.source(name, mark), self._servers)
         zone.check_left_out(source, self._servers)
-        return zone.template(source, self._servers)
+        return Accepted(self._state, name, mark, zone.template(source, self._servers))

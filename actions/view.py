@@ -28,8 +28,8 @@ from actions.status import (
     document,
     on_one_line,
 )
-from actions.templates import Templates
-from actions.zone import Template, Values
+from actions.templates import Accepted, Templates
+from actions.zone import Values
 from exporter import soa
 from exporter.config import Config
 
@@ -180,13 +180,17 @@ def _published(config: Config, files: Files) -> Mapping[str, ZoneOutcome]:
     except StateError:
         return {}  # the status says so of the file
     told = {name: ZoneOutcome(failed="render", reason=why) for name, why in sources.refused.items()}
-    for name, template in sources.templates.items():
-        told[name] = _zone(config.zones.published / name, template, values, refused.get(name))
+    for name, source in sources.accepted.items():
+        path = config.zones.published / name
+        try:
+            told[name] = _zone(path, source, values, refused.get(name))
+        except StateError as error:
+            told[name] = ZoneOutcome(failed="render", reason=str(error))
     return told
 
 
 def _zone(
-    path: Path, template: Template, values: Values | None, refused: Refused | None
+    path: Path, source: Accepted, values: Values | None, refused: Refused | None
 ) -> ZoneOutcome:
     try:
         published = path.read_bytes()
@@ -199,7 +203,7 @@ def _zone(
         return ZoneOutcome(reason=f"{path} holds no serial; the next run writes it anew")
     if refused and refused.serial == serial:
         return ZoneOutcome(serial, failed="verify", reason=refused.reason)
-    if values and template.render(values, serial) != published:
+    if values and source.render(values, serial) != published:
         why = f"{path} is not what it is meant to be; the next run writes it anew"
         return ZoneOutcome(serial, reason=why)
     return ZoneOutcome(serial)

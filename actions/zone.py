@@ -9,6 +9,7 @@ import datetime
 import io
 import ipaddress
 import re
+import struct
 from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -80,27 +81,35 @@ class Gap:
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """A source, ready to be filled in: little more memory than its text, and quickly filled.
+    """Where a source's gaps are, and what comes there: quickly filled, and small.
 
-    `text` has `%b` for each of the gaps, which are the same objects in all zones of one shape.
-    `pointer` is the name that follows the server that serves, None where none does; `pointed` is
-    what its addresses are made of.
+    `gaps` are the same objects in all zones of one shape; `places` tells from where to where each
+    takes the place of text, packed. `pointer` is the name that follows the server that serves, None
+    where none does; `pointed` is what its addresses are made of.
     """
 
-    text: bytes
     gaps: tuple[Gap, ...]
+    places: bytes
     pointer: Pointer | None
     pointed: tuple[bytes | Hole, ...]
 
-    def render(self, values: Values, serial: int) -> bytes:
-        """Fill the gaps; every other byte is as it stands in the source."""
+    def render(self, content: bytes, values: Values, serial: int) -> bytes:
+        """Fill the gaps of the source's content; every other byte is as it stands there."""
         there = {**values, _SERIAL: str(serial).encode()}
-        return self.text % tuple(gap.filled(there) for gap in self.gaps)
+        pieces, done = list[bytes](), 0
+        for gap, (start, end) in zip(self.gaps, _PLACE.iter_unpack(self.places), strict=True):
+            pieces += content[done:start], gap.filled(there)
+            done = end
+        pieces.append(content[done:])
+        return b"".join(pieces)
 
     def addresses(self, values: Values) -> frozenset[Address]:
         """The addresses that the pointer has in a rendering with these values."""
         found = [part if isinstance(part, bytes) else values[part] for part in self.pointed]
         return _addresses(tuple(text for text in found if text is not None))
+
+
+_PLACE = struct.Struct("=II")  # no zone file is larger
 
 
 def values(servers: Mapping[str, Server], serving: str) -> Values:
@@ -119,21 +128,16 @@ def template(source: Source, servers: Mapping[str, Server]) -> Template:
     A record with a marker for an address that a server lacks is left out while that one serves:
     each of its lines becomes a comment, as it stands in the source.
     """
-    content, done = source.content, 0
-    pieces, gaps = list[bytes](), list[Gap]()
-    for record in source.records:
-        for start, end, gap in _gaps(content, record, servers):
-            pieces.append(content[done:start])
-            gaps.append(gap)
-            done = end
-    text = b"%b".join(piece.replace(b"%", b"%%") for piece in (*pieces, content[done:]))
+    found = [gap for record in source.records for gap in _gaps(source.content, record, servers)]
+    gaps = tuple(gap for _, _, gap in found)
+    places = b"".join(_PLACE.pack(start, end) for start, end, _ in found)
     pointer, pointed = _pointed(source)
-    return Template(text, _shared(tuple(gaps)), pointer, _shared(pointed))
+    return Template(_shared(gaps), places, pointer, _shared(pointed))
 
 
 def render(source: Source, servers: Mapping[str, Server], serving: str, serial: int) -> bytes:
     """Fill the slots of a source for the server that serves."""
-    return template(source, servers).render(values(servers, serving), serial)
+    return template(source, servers).render(source.content, values(servers, serving), serial)
 
 
 def _hole(family: Family | None, server: str | None) -> Hole:

@@ -43,15 +43,22 @@ from exporter.zonefile import Pointer
 class Serial:
     """What a nameserver serves for a zone, with authority.
 
-    `serial` is the zone's version. `refresh`: seconds after which a secondary asks by itself
-    whether there is a newer one. `expire`: seconds after which a secondary that reaches no primary
-    gives the zone up. `rdata`: the whole data of the SOA in wire form, its names not compressed.
+    `serial` is the zone's version. `rdata`: the whole data of the SOA in wire form, its names not
+    compressed.
     """
 
     serial: int
-    refresh: int
-    expire: int
     rdata: bytes
+
+    @property
+    def refresh(self) -> int:
+        """Seconds after which a secondary asks by itself whether there is a newer one."""
+        return int.from_bytes(self.rdata[-16:-12])
+
+    @property
+    def expire(self) -> int:
+        """Seconds after which a secondary that reaches no primary gives the zone up."""
+        return int.from_bytes(self.rdata[-8:-4])
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,7 +243,7 @@ def _question(name: str, rtype: dns.rdatatype.RdataType, number: int) -> Asked[_
             struct.pack("!HH", rtype, _IN),
         )
     )
-    return wire, functools.partial(_read, wire, rtype)
+    return wire, functools.partial(_read, _Sent(wire), rtype)
 
 
 def _signed(
@@ -244,30 +251,43 @@ def _signed(
 ) -> Asked[_Known]:
     message = dns.message.make_query(name, rtype, id=number, flags=0)
     message.use_tsig(key)
-    return message.to_wire(), functools.partial(_read_whole, message)
+    sent = _sent(message)
+    return sent.wire, functools.partial(_read_whole, sent)
 
 
 def _message(message: dns.message.Message) -> Asked[dns.rcode.Rcode]:
-    wire = message.to_wire()
-    return wire, functools.partial(_read_code, message, wire)
+    sent = _sent(message)
+    return sent.wire, functools.partial(_read_code, sent)
 
 
-def _read_code(
-    message: dns.message.Message, wire: bytes, data: bytes
-) -> dns.rcode.Rcode | str | None:
-    end = HEADER + len(cast(bytes, message.question[0].name.to_wire())) + _TYPE_AND_CLASS
-    if wire[10:12] == bytes(2) and _echoes(wire[:end], data):  # neither signed nor extended
+@dataclass(frozen=True, slots=True)
+class _Sent:
+    """What is kept of a message until its reply: while a nameserver is silent, there are many."""
+
+    wire: bytes
+    key: dns.tsig.Key | None = None
+    mac: bytes = b""
+
+
+def _sent(message: dns.message.Message) -> _Sent:
+    return _Sent(message.to_wire(), message.keyring, message.mac or b"")
+
+
+def _read_code(sent: _Sent, data: bytes) -> dns.rcode.Rcode | str | None:
+    _, length = dns.name.from_wire(sent.wire, HEADER)
+    question = sent.wire[: HEADER + length + _TYPE_AND_CLASS]
+    if sent.wire[10:12] == bytes(2) and _echoes(question, data):  # neither signed nor extended
         return dns.rcode.from_flags(int.from_bytes(data[2:4]), 0)
-    reply = _parse(message, data)
+    reply = _parse(sent, data)
     return reply if reply is None or isinstance(reply, str) else reply.rcode()
 
 
-def _read(wire: bytes, rtype: dns.rdatatype.RdataType, data: bytes) -> _Known | str | None:
+def _read(sent: _Sent, rtype: dns.rdatatype.RdataType, data: bytes) -> _Known | str | None:
     """What was asked for, with authority; or else why it isn't there."""
     known = None
-    if _echoes(wire, data):
-        known = _negative(data, rtype) or _only_record(data, len(wire), rtype)
-    return known or _read_whole(dns.message.from_wire(wire), data)
+    if _echoes(sent.wire, data):
+        known = _negative(data, rtype) or _only_record(data, len(sent.wire), rtype)
+    return known or _read_whole(sent, data)
 
 
 def _echoes(question: bytes, data: bytes) -> bool:
@@ -305,9 +325,8 @@ def _only_record(data: bytes, at: int, rtype: dns.rdatatype.RdataType) -> _Known
             numbers = parser.get_bytes(20)
     except dns.exception.DNSException:
         return None
-    serial, refresh, _, expire, _ = struct.unpack("!IIIII", numbers)
     wires = (cast(bytes, name.to_wire()) for name in names)
-    return Serial(serial, refresh, expire, b"".join((*wires, numbers)))
+    return Serial(int.from_bytes(numbers[:4]), b"".join((*wires, numbers)))
 
 
 _SIZES = {dns.rdatatype.A: 4, dns.rdatatype.AAAA: 16}
@@ -318,31 +337,32 @@ def _none(rtype: dns.rdatatype.RdataType) -> str:
     return f"no {dns.rdatatype.to_text(rtype)}"
 
 
-def _read_whole(question: dns.message.Message, data: bytes) -> _Known | str | None:
+def _read_whole(sent: _Sent, data: bytes) -> _Known | str | None:
     """The same of any answer, signed or not, as dnspython has it."""
-    reply = _parse(question, data)
+    reply = _parse(sent, data)
     if reply is None or isinstance(reply, str):
         return reply
     if reply.rcode() != dns.rcode.NOERROR:
         return str(dns.rcode.to_text(reply.rcode()))
     if not reply.flags & dns.flags.AA:
         return _NOT_AUTHORITATIVE
-    (asked,) = question.question
+    asked = reply.question[0]
     found = reply.get_rrset(reply.answer, asked.name, dns.rdataclass.IN, asked.rdtype)
     if not found:
         return _none(asked.rdtype)
     if asked.rdtype != dns.rdatatype.SOA:
         return frozenset(ipaddress.ip_address(rdata.to_text()) for rdata in found)
     soa = cast(SOA, found[0])
-    return Serial(soa.serial, soa.refresh, soa.expire, cast(bytes, soa.to_wire()))
+    return Serial(soa.serial, cast(bytes, soa.to_wire()))
 
 
-def _parse(message: dns.message.Message, data: bytes) -> dns.message.Message | str | None:
+def _parse(sent: _Sent, data: bytes) -> dns.message.Message | str | None:
     """The reply, or why it isn't believed; None if it is no reply to this message."""
     try:
-        reply = dns.message.from_wire(data, keyring=message.keyring, request_mac=message.mac or b"")
+        reply = dns.message.from_wire(data, keyring=sent.key, request_mac=sent.mac)
     except dns.exception.DNSException as error:
-        return _REFUSALS.get(type(error)) or _unsigned(message, data)
+        return _REFUSALS.get(type(error)) or _unsigned(sent, data)
+    message = dns.message.from_wire(sent.wire, question_only=True)
     return reply if message.is_response(reply) else None
 
 
@@ -359,12 +379,12 @@ _REFUSALS: dict[type[dns.exception.DNSException], str] = {
 }
 
 
-def _unsigned(message: dns.message.Message, data: bytes) -> str:
+def _unsigned(sent: _Sent, data: bytes) -> str:
     """NSD and Knot answer without a signature where they do not know the zone: say what."""
     try:
         reply = dns.message.from_wire(data, keyring=False)
     except dns.exception.DNSException:
         return "malformed"
-    if message.mac and not reply.had_tsig:
+    if sent.mac and not reply.had_tsig:
         return f"{dns.rcode.to_text(reply.rcode())}, not signed"
     return "malformed"

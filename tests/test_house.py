@@ -20,7 +20,7 @@ PURE = ("actions.decide", "actions.zone")
 # All that the pure modules may import besides each other. `io` is for texts in memory.
 HARMLESS = (
     *("__future__", "bisect", "collections", "dataclasses", "datetime", "enum", "functools"),
-    *("io", "ipaddress", "itertools", "operator", "re", "string", "typing"),
+    *("io", "ipaddress", "itertools", "operator", "re", "string", "struct", "typing"),
     *("dns.exception", "dns.name", "dns.rdata", "dns.rdataclass", "dns.rdataset"),
     *("dns.rdatatype", "dns.rdtypes", "dns.rrset", "dns.serial", "dns.tokenizer", "dns.zone"),
     *("exporter.config", "exporter.zonefile"),

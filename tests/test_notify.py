@@ -53,9 +53,7 @@ def wanted(serial: int, *addresses: str) -> Wanted:
     rdata = soa(serial).to_wire()
     assert rdata is not None
     pointer = WWW if addresses else None
-    return Wanted(
-        Serial(serial, 3600, 86400, rdata), pointer, frozenset(map(ip_address, addresses))
-    )
+    return Wanted(Serial(serial, rdata), pointer, frozenset(map(ip_address, addresses)))
 
 
 class FakeSecondary:

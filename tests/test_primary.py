@@ -20,7 +20,7 @@ SERVFAIL = soa.NoSerial("SERVFAIL")
 
 def serial(number: int) -> soa.Serial:
     """An SOA's."""
-    return soa.Serial(number, 0, 0, b"")
+    return soa.Serial(number, b"")
 
 
 @dataclass

@@ -44,7 +44,7 @@ def test_everything_is_found_again(state: State) -> None:
     state.put_down(MEANT)
     state.record({"example.org": 1, "example.net": 2})
     state.record({"example.org": 3})
-    state.accept({"example.org": b"\xe9 as it is\r\n"})
+    state.accept({"example.org": b"\xe9 as it is\r\n"}.items())
     state.put_pin(PIN)
     state.put_seen({"main": "x", "backup": "y"})
     state.put_seen({"main": "z"})
@@ -67,24 +67,24 @@ def test_sources_are_synced_side_by_side(state: State, monkeypatch: pytest.Monke
         fsync(descriptor)
 
     monkeypatch.setattr(os, "fsync", met)
-    state.accept({"example.net": b"net", "example.org": b"org"})
+    state.accept({"example.net": b"net", "example.org": b"org"}.items())
     before = state.accepted()
-    state.accept({"example.net": b"net", "example.org": b"org"})
+    state.accept({"example.net": b"net", "example.org": b"org"}.items())
     assert state.accepted() == before  # the same is not written again
 
 
 def test_a_source_that_cannot_be_kept_is_an_error(state: State) -> None:
     """Each is as it was or as it is to be; the next word puts all right."""
-    state.accept({"example.net": b"net", "example.org": b"org"})
+    state.accept({"example.net": b"net", "example.org": b"org"}.items())
     state.retire("example.net")
     in_the_way = state.folder / "accepted" / ".example.org.base.tmp"
     in_the_way.mkdir()
     newer = {"example.net": b"net 2", "example.org": b"org 2"}
     with pytest.raises(StateError, match="accepted: can't be written: Is a directory"):
-        state.accept(newer)
+        state.accept(newer.items())
     assert state.source("example.org") == b"org"
     in_the_way.rmdir()
-    state.accept(newer)
+    state.accept(newer.items())
     assert {zone: state.source(zone) for zone in state.accepted()} == newer
 
 

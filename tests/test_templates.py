@@ -19,7 +19,7 @@ def state(tmp_path: Path) -> State:
     """A state folder with two accepted sources."""
     state = State(tmp_path / "state")
     state.prepare()
-    state.accept({"example.net": SOURCE, "example.org": SOURCE})
+    state.accept({"example.net": SOURCE, "example.org": SOURCE}.items())
     return state
 
 
@@ -43,8 +43,8 @@ def test_what_has_not_changed_is_not_read_again(state: State, parsed: list[str])
     templates.read()
     assert parsed == ["example.net", "example.org"]
     templates.read()
-    state.accept({"example.net": SOURCE, "example.org": SOURCE.replace(b"www", b"ftp")})
-    its = templates.read().templates
+    state.accept({"example.net": SOURCE, "example.org": SOURCE.replace(b"www", b"ftp")}.items())
+    its = templates.read().accepted
     assert parsed == ["example.net", "example.org", "example.org"]
     assert b"\nftp A 192.0.2.1\n" in its["example.org"].render(values(SERVERS, "main"), 7)
     assert b"\nwww A 198.51.100.7\n" in its["example.net"].render(values(SERVERS, "backup"), 7)
@@ -55,15 +55,15 @@ def test_a_retired_zone_is_gone(state: State) -> None:
     templates = Templates(state, SERVERS)
     templates.read()
     state.retire("example.org")
-    assert set(templates.read().templates) == {"example.net"}
+    assert set(templates.read().accepted) == {"example.net"}
 
 
 def test_one_that_no_longer_fits_is_said(state: State) -> None:
     """The servers are others than when it was accepted; the zones that fit go on."""
-    state.accept({"example.org": SOURCE + b"six AAAA @IP6@\n"})
+    state.accept({"example.org": SOURCE + b"six AAAA @IP6@\n"}.items())
     only_ipv4 = {"main": Server(addresses=("192.0.2.1",))}
     reading = Templates(state, only_ipv4).read()
-    assert set(reading.templates) == {"example.net"}
+    assert set(reading.accepted) == {"example.net"}
     assert "which has no IPv6 address" in reading.refused["example.org"]
 
 
@@ -74,11 +74,11 @@ def test_one_that_cannot_be_read_is_read_once_it_can(state: State, tmp_path: Pat
     path.mkdir()
     templates = Templates(state, SERVERS)
     reading = templates.read()
-    assert set(reading.templates) == {"example.net"}
+    assert set(reading.accepted) == {"example.net"}
     assert reading.refused == {"example.org": f"{path}: can't be read: Is a directory"}
     path.rmdir()
     path.write_bytes(SOURCE)
-    assert set(templates.read().templates) == {"example.net", "example.org"}
+    assert set(templates.read().accepted) == {"example.net", "example.org"}
 
 
 def test_one_that_is_lost_is_said(state: State, tmp_path: Path) -> None:

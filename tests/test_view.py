@@ -76,7 +76,7 @@ listen = "127.0.0.1:{free_port("127.0.0.1")}"
     state.put_seen({})
     state.put_pin(Pin(server="main", until=NOW + timedelta(days=1), reason="", by="alice"))
     state.record(dict.fromkeys(ZONES, 7))
-    state.accept(dict.fromkeys(ZONES, SOURCE))
+    state.accept(dict.fromkeys(ZONES, SOURCE).items())
     for name in ZONES:
         (config.zones.sources / f"{name}.base").write_bytes(SOURCE)
         (config.zones.published / name).write_bytes(rendered(config, name))
@@ -220,7 +220,9 @@ def test_what_the_next_run_would_write_anew_is_said(config: Config) -> None:
     (published / "example.net").write_bytes(b"\0")
     assert "holds no serial" in looked(config).zones["example.net"].reason
     fewer = replace(config, servers={"main": config.servers["main"]})
-    State(config.actions.state).accept({"example.org": SOURCE.replace(b"@IP@", b"@IP:backup@")})
+    State(config.actions.state).accept(
+        {"example.org": SOURCE.replace(b"@IP@", b"@IP:backup@")}.items()
+    )
     unfit = looked(fewer).zones["example.org"]
     assert (unfit.failed, unfit.reason) == (
         "render", "5: @IP:backup@ names no server; expected one of main",

@@ -6,12 +6,13 @@ import socket
 import struct
 import threading
 import time
+import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from ipaddress import ip_address
-from typing import Literal
+from typing import Any, Literal
 
 import dns.exception
 import dns.flags
@@ -392,6 +393,34 @@ def test_a_message_is_made_when_it_is_its_turn() -> None:
     assert max(ahead) < 200
 
 
+@pytest.mark.parametrize("key", [None, KEY], ids=["plain", "signed"])
+def test_of_what_waits_for_its_answer_little_is_kept(
+    monkeypatch: pytest.MonkeyPatch, key: dns.tsig.Key | None
+) -> None:
+    """A nameserver that is silent for a second would cost 5 MB: its bytes are enough."""
+    made: list[weakref.ref[dns.message.Message]] = []
+    alive: list[int] = []
+
+    def make(*its: Any, **more: Any) -> dns.message.Message:
+        message = make_query(*its, **more)
+        made.append(weakref.ref(message))
+        return message
+
+    def enough() -> bool:
+        alive.append(sum(message() is not None for message in made))
+        return False
+
+    make_query = dns.message.make_query
+    monkeypatch.setattr(dns.message, "make_query", make)
+    zones = [f"zone{n}.example" for n in range(100)]
+    with Responder(silent, KEY) as responder:
+        messages = [partial(notify, zone, key) for zone in zones]
+        exchange(responder.nameserver, messages, 0.3, enough=enough, tries=1)
+        ask(responder.nameserver, zones, 0.3, enough=enough, key=KEY)
+    assert len(made) == 2 * len(zones)
+    assert max(alive) < 10
+
+
 def test_what_was_never_sent_has_no_reply() -> None:
     """Silence, or a newer word, comes first: whoever asked knows which messages are still due."""
     made: list[str] = []
@@ -573,8 +602,20 @@ def with_more_sections(_: dns.message.Message, reply: dns.message.Message) -> by
     return reply.to_wire()
 
 
+def with_the_question_twice(question: dns.message.Message, reply: dns.message.Message) -> bytes:
+    wire, end = reply.to_wire(), len(question.to_wire())
+    return wire[:4] + b"\x00\x02" + wire[6:end] + wire[12:end] + wire[end:]
+
+
 @pytest.mark.parametrize(
-    "spell", [in_capitals, uncompressed, after_another_record, with_more_sections]
+    "spell",
+    [
+        in_capitals,
+        uncompressed,
+        after_another_record,
+        with_more_sections,
+        with_the_question_twice,
+    ],
 )
 def test_the_same_may_be_said_otherwise(
     spell: Callable[[dns.message.Message, dns.message.Message], bytes],

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from zones import HEAD, SERVERS
 
-from actions.state import State
+from actions.state import State, StateError
 from actions.templates import Templates
 from actions.zone import values
 from exporter import zonefile
@@ -48,6 +48,15 @@ def test_what_has_not_changed_is_not_read_again(state: State, parsed: list[str])
     assert parsed == ["example.net", "example.org", "example.org"]
     assert b"\nftp A 192.0.2.1\n" in its["example.org"].render(values(SERVERS, "main"), 7)
     assert b"\nwww A 198.51.100.7\n" in its["example.net"].render(values(SERVERS, "backup"), 7)
+
+
+def test_what_was_changed_meanwhile_is_not_filled_in(state: State, tmp_path: Path) -> None:
+    """Its gaps would be elsewhere."""
+    accepted = Templates(state, SERVERS).read().accepted["example.org"]
+    path = tmp_path / "state" / "accepted" / "example.org.base"
+    path.write_bytes(b"; one line more\n" + SOURCE)
+    with pytest.raises(StateError, match=f"^{path}: was changed by somebody while it was used$"):
+        accepted.render(values(SERVERS, "main"), 7)
 
 
 def test_a_retired_zone_is_gone(state: State) -> None:

@@ -24,6 +24,7 @@ from actions.looks import Seen
 from actions.outcome import Latest, Outcome, ZoneOutcome
 from actions.state import Meant, Pin, State, StateError
 from actions.status import Document, UnknownPin
+from actions.templates import Accepted
 from actions.witness import Alerts
 from exporter import config as configuration
 from exporter import zonefile
@@ -205,7 +206,14 @@ def test_how_sources_stand(config: Config) -> None:
     assert its["Upper.example"][1] == f"{folder}/Upper.example.base: not in lower case"
 
 
-def test_what_the_next_run_would_write_anew_is_said(config: Config) -> None:
+def changed(_: Accepted) -> bytes:
+    """Somebody has edited what was accepted."""
+    raise StateError(Path("/a/source"), "was changed")
+
+
+def test_what_the_next_run_would_write_anew_is_said(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Touched by hand, missing, pointing elsewhere, or not fitting the configuration any more."""
     published = config.zones.published
     assert {zone.reason for zone in looked(config).zones.values()} == {""}
@@ -219,6 +227,9 @@ def test_what_the_next_run_would_write_anew_is_said(config: Config) -> None:
     assert (its["example.net"].serial, its["example.net"].reason) == (None, "is not published yet")
     (published / "example.net").write_bytes(b"\0")
     assert "holds no serial" in looked(config).zones["example.net"].reason
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(Accepted, "content", changed)
+        assert looked(config).zones["example.org"].reason == "/a/source: was changed"
     fewer = replace(config, servers={"main": config.servers["main"]})
     State(config.actions.state).accept(
         {"example.org": SOURCE.replace(b"@IP@", b"@IP:backup@")}.items()

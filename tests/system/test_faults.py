@@ -558,6 +558,39 @@ def test_an_accepted_source_that_is_damaged_holds_up_no_other(
     program.serves_org((TODAY + 1, program.stack.backup))
 
 
+@pytest.mark.parametrize("read", ["to compare", "to write"])
+def test_an_accepted_source_that_is_edited_in_the_middle_of_a_run(
+    program: Program, monkeypatch: pytest.MonkeyPatch, read: str
+) -> None:
+    """The others are switched, no serial is used up; the next run goes by what it is then."""
+    path = state(program.stack) / "accepted" / "example.org.base"
+    source, left = State.source, {"to compare": 0, "to write": 1}[read]
+
+    def edited(its: State, zone: str, at: int | None = None) -> bytes:
+        nonlocal left
+        if zone == "example.org":
+            if left == 0:
+                path.write_text(f"; edited\n{path.read_text()}")
+            left -= 1
+        return source(its, zone, at)
+
+    monkeypatch.setattr(State, "source", edited)
+    program.down["main"] = True
+    zones = program.run("webhook").zones
+    assert {name: its.failed for name, its in zones.items()} == {ZONES[0]: None, ZONES[1]: "render"}
+    assert zones["example.org"].reason == f"{path}: was changed by somebody while it was used"
+    assert recorded(program.stack) == {ZONES[0]: TODAY + 1, ZONES[1]: TODAY}
+    program.serves(
+        {
+            "example.net": (TODAY + 1, program.stack.backup),
+            "example.org": (TODAY, program.stack.main),
+        }
+    )
+    assert not program.run("timer").failed
+    program.serves(dict.fromkeys(ZONES, (TODAY + 1, program.stack.backup)))
+    assert not left_over(program.stack)
+
+
 def test_accepted_sources_that_are_all_lost(program: Program) -> None:
     """Nothing is served wrongly for it, each zone is said; a person's word accepts them anew."""
     shutil.rmtree(state(program.stack) / "accepted")

@@ -115,7 +115,7 @@ def accept(config: Config, state: State, checked: Checked) -> Mapping[str, Verdi
         names = checked.zones or (str(config.zones.sources),)
         return dict.fromkeys(names, Verdict("refused", checked.nothing))
     changed = set[str]()
-    state.accept(_unchanged(config, checked.passed, changed))
+    state.accept(_as_checked(config, checked.passed, changed))
     passed = checked.passed.keys() - changed
     accepted = state.accepted().keys() | state.lost()
     missing = set(checked.zones or accepted) - checked.found - checked.refused.keys()
@@ -138,7 +138,7 @@ def _changed(path: Path) -> Verdict:
     return Verdict("refused", f"{path}: changed while it was checked")
 
 
-def _unchanged(
+def _as_checked(
     config: Config, digests: Mapping[str, bytes], changed: set[str]
 ) -> Iterator[tuple[str, bytes]]:
     """The sources that have these digests, as each is its turn; adds those that have not."""

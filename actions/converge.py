@@ -248,7 +248,7 @@ class _Run:
         folder = self._config.zones.published
         for name in self._sources.accepted:
             try:
-                published = files.content(f"{folder}/{name}")
+                published = files.read(f"{folder}/{name}")
             except OSError:
                 continue  # publish will say so, where there is one
             source = zonefile.parse(name, self._state.source(name), self._config.servers)

@@ -29,7 +29,7 @@ _StrPath = str | os.PathLike[str]
 _TEMPORARY, _LAST, _SPARE = ".tmp", ".last", ".spare"
 
 
-def content(path: str) -> bytes:
+def read(path: str) -> bytes:
     """What a file holds; may raise OSError."""
     with open(path, "rb", buffering=0) as file:  # noqa: PTH123
         return file.read()

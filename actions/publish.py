@@ -112,7 +112,7 @@ class Publisher:
 
     def served(self, serials: Collection[str]) -> None:
         """Let go of what was kept for zones that are served now."""
-        # A disk may be full: then what it takes is more worth than to be quick the next time.
+        # The disk may be full: then what it takes is more worth than to be quick the next time.
         spare = self._spares and not self._unwritten
         for name in self._kept & set(serials):
             with contextlib.suppress(OSError):  # the next run tries again
@@ -131,14 +131,17 @@ class Publisher:
         refused = dict[str, Refused]()
         for name in set(names) & self.refusable:
             try:
-                last, mark = files.kept(self._path(name)) or b"", self._mark(name)
-            except (OSError, StateError):
+                last = files.kept(self._path(name)) or b""
+            except OSError:
                 continue
             serial = self._next(name, [self._recorded.get(name), self._tally.zones[name].serial])
             if content := zone.with_serial(name, last, serial):
                 contents[name] = content
+                rendering = ""  # where its source can't be read now, no text is held back
+                with contextlib.suppress(StateError):
+                    rendering = self._mark(name, self._sources[name].content())
                 refused[name] = Refused(
-                    rendering=mark,
+                    rendering=rendering,
                     serial=serial,
                     again=again,
                     reason=f"{self._config.primary.name} answers SERVFAIL to what its checker took;"
@@ -189,7 +192,7 @@ class Publisher:
         for name in self._sources:
             path = self._path(name)
             try:
-                published = files.content(path)
+                published = files.read(path)
             except FileNotFoundError:
                 published = None
             except OSError as error:
@@ -197,12 +200,13 @@ class Publisher:
                 continue
             recorded, lift = self._recorded.get(name), False
             try:
-                current, same = self._compare(name, published, recorded)
+                content = self._sources[name].content()
             except StateError as error:
                 self._tally.fail(name, "render", str(error))
                 continue
+            current, same = self._compare(name, content, published, recorded)
             if current is not None and name not in moved:
-                if held := self._is_held(name, current):
+                if held := self._is_held(name, content, current):
                     self._held.add(name)
                     self._tally.put(name, current)
                     self._tally.fail(name, "verify", held.reason)
@@ -216,12 +220,12 @@ class Publisher:
         return due
 
     def _compare(
-        self, name: str, published: bytes | None, recorded: int | None
+        self, name: str, content: bytes, published: bytes | None, recorded: int | None
     ) -> tuple[int | None, bool]:
         """The published serial, and whether the file is what it is meant to be."""
         if published is None:
             return None, False
-        content, template = self._sources[name].content(), self._sources[name].template
+        template = self._sources[name].template
 
         def is_for(server: str, serial: int) -> bool:
             return template.render(content, self._values[server], serial) == published
@@ -235,14 +239,14 @@ class Publisher:
         current = zone.serial_of(name, published)
         return current, current is not None and is_for(self._serving, current)
 
-    def _is_held(self, name: str, current: int) -> Refused | None:
+    def _is_held(self, name: str, content: bytes, current: int) -> Refused | None:
         """What says that a zone goes on with its last good content, if that is so."""
         refused = self._refused.get(name)
         if (
             refused
             and refused.serial == current
             and timedelta(0) < refused.again - self._now <= _TRY_AGAIN  # the clock may be set
-            and refused.rendering == self._mark(name)
+            and refused.rendering == self._mark(name, content)
         ):
             return refused
         return None
@@ -281,9 +285,9 @@ class Publisher:
     def _seen_at(self, name: str) -> dict[str, int]:
         return {label: zones[name] for label, zones in self._theirs.items() if name in zones}
 
-    def _mark(self, name: str) -> str:
-        rendering = self._sources[name].render(self._values[self._serving], 0)
-        return hashlib.sha256(rendering).hexdigest()
+    def _mark(self, name: str, content: bytes) -> str:
+        values = self._values[self._serving]
+        return hashlib.sha256(self._sources[name].template.render(content, values, 0)).hexdigest()
 
     # Files.
 
@@ -336,7 +340,7 @@ class Publisher:
         recorded = self._state.serials()
         # By the names that are in memory already: there may be thousands.
         self._recorded = {name: recorded[name] for name in self._sources if name in recorded}
-        self._spares = len(recorded) >= MANY
+        self._spares = len(recorded.keys() | self._sources.keys()) >= MANY
 
     def _record(self, serials: Mapping[str, int]) -> None:
         self._state.record(serials)

@@ -317,16 +317,17 @@ class State:
         retired = self._sources(".", f"{zonefile.SUFFIX}{_RETIRED}").keys()
         return self.serials().keys() - self._sources("", zonefile.SUFFIX).keys() - retired
 
-    def source(self, zone: str, at: Mark | None = None) -> bytes:
-        """A zone's source as last accepted; StateError if it has not the mark `at` any more."""
-        path = f"{self._accepted}/{zone}{zonefile.SUFFIX}"  # there are thousands: plainly
+    def source(self, zone: str) -> bytes:
+        """A zone's source as last accepted."""
+        path = self.path_of(zone)
         try:
-            with open(path, "rb", buffering=0) as file:  # noqa: PTH123
-                if at not in (None, mark(os.fstat(file.fileno()))):
-                    raise StateError(Path(path), "was changed by somebody while it was used")
-                return file.read()
+            return files.read(path)
         except OSError as error:
             raise StateError(Path(path), f"can't be read: {error.strerror}") from error
+
+    def path_of(self, zone: str) -> str:
+        """Where a zone's source is as last accepted; as text, as in `files`."""
+        return f"{self._accepted}/{zone}{zonefile.SUFFIX}"
 
     def accept(self, sources: Iterable[tuple[str, bytes]]) -> None:
         """Keep sources that a person has published; few are in memory at once."""
@@ -335,9 +336,8 @@ class State:
         def differing() -> Iterator[tuple[str, bytes]]:
             for zone, content in sources:
                 accepted.append(zone)
-                path = self._source(zone)
-                if not (path.exists() and path.read_bytes() == content):
-                    yield path.name, content
+                if not self._is(zone, content):
+                    yield f"{zone}{zonefile.SUFFIX}", content
 
         try:
             for error in files.put_all(self._accepted, differing(), mode=0o600).values():
@@ -351,8 +351,8 @@ class State:
     def retire(self, zone: str) -> None:
         """Put a source aside, as `.ZONE.base.retired`: its owner has taken it away."""
         try:
-            if self._source(zone).exists():
-                self._source(zone).replace(self._retired(zone))
+            if (source := Path(self.path_of(zone))).exists():
+                source.replace(self._retired(zone))
             else:
                 self._retired(zone).touch()  # it was lost: now that is meant
             files.sync_folder(self._accepted)
@@ -375,8 +375,11 @@ class State:
             raise StateError(self._accepted, f"can't be read: {error.strerror}") from error
         return {name: marks[name] for name in sorted(marks)}
 
-    def _source(self, zone: str) -> Path:
-        return self._accepted / f"{zone}{zonefile.SUFFIX}"
+    def _is(self, zone: str, content: bytes) -> bool:
+        try:
+            return self.source(zone) == content
+        except StateError:
+            return False
 
     def _retired(self, zone: str) -> Path:
         return self._accepted / f".{zone}{zonefile.SUFFIX}{_RETIRED}"
@@ -430,8 +433,8 @@ def _parse(path: Path, content: bytes, model: type[_Model]) -> _Model:
 
 
 def mark(its: os.stat_result) -> Mark:
-    """What changes whenever a file is replaced."""
-    return hash((its.st_ino, its.st_mtime_ns, its.st_size))
+    """What changes whenever a file is replaced, or edited."""
+    return hash((its.st_ino, its.st_mtime_ns, its.st_ctime_ns, its.st_size))
 
 
 def _user(uid: int) -> str:

@@ -6,6 +6,7 @@ a source must hold to be accepted is left to `accept.py`.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from actions import zone
 from actions.state import Mark, State, StateError
@@ -16,16 +17,24 @@ from exporter.config import Server
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """An accepted source, as it was at this mark."""
+    """An accepted source, and the template that its text was made, when its file had this mark.
+
+    `text`: the hash of that text, for it is the only one that the template's places fit.
+    """
 
     state: State
     name: str
     mark: Mark
+    text: int
     template: zone.Template
 
     def content(self) -> bytes:
-        """Its text; StateError if that can't be read, or is another one."""
-        return self.state.source(self.name, self.mark)
+        """Its text; StateError if that can't be read, or is another one by now."""
+        content = self.state.source(self.name)
+        if hash(content) != self.text:
+            path = Path(self.state.path_of(self.name))
+            raise StateError(path, "was changed while it was used")
+        return content
 
     def render(self, values: Values, serial: int) -> bytes:
         """Fill it in; StateError as with `content`."""
@@ -60,7 +69,7 @@ class Templates:
             try:
                 if its is None or its.mark != mark:
                     its = self._read(name, mark)
-                sources[its.name] = its  # the very same text as the last time
+                sources[its.name] = its  # that name is in memory already
             except zonefile.SourceRefused as error:
                 # It was right when it was accepted: the configuration has changed since.
                 refused[name] = "; ".join(map(str, error.faults))
@@ -70,6 +79,8 @@ class Templates:
         return Reading(sources, refused)
 
     def _read(self, name: str, mark: Mark) -> Accepted:
-        source = zonefile.parse(name, self._state.source(name, mark), self._servers)
+        content = self._state.source(name)
+        source = zonefile.parse(name, content, self._servers)
         zone.check_left_out(source, self._servers)
-        return Accepted(self._state, name, mark, zone.template(source, self._servers))
+        template = zone.template(source, self._servers)
+        return Accepted(self._state, name, mark, hash(content), template)

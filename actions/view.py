@@ -184,8 +184,8 @@ def _published(config: Config, files: Files) -> Mapping[str, ZoneOutcome]:
         path = config.zones.published / name
         try:
             told[name] = _zone(path, source, values, refused.get(name))
-        except StateError as error:
-            told[name] = ZoneOutcome(failed="render", reason=str(error))
+        except StateError as error:  # a run has just taken over another one, or a person did
+            told[name] = ZoneOutcome(reason=str(error))
     return told
 
 

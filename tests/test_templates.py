@@ -1,5 +1,6 @@
 """The accepted sources in memory: read anew where they have changed, and only there."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -51,12 +52,26 @@ def test_what_has_not_changed_is_not_read_again(state: State, parsed: list[str])
 
 
 def test_what_was_changed_meanwhile_is_not_filled_in(state: State, tmp_path: Path) -> None:
-    """Its gaps would be elsewhere."""
-    accepted = Templates(state, SERVERS).read().accepted["example.org"]
-    path = tmp_path / "state" / "accepted" / "example.org.base"
-    path.write_bytes(b"; one line more\n" + SOURCE)
-    with pytest.raises(StateError, match=f"^{path}: was changed by somebody while it was used$"):
+    """Its gaps would be elsewhere; all the more where nothing but the content tells."""
+    templates, path = (
+        Templates(state, SERVERS),
+        tmp_path / "state" / "accepted" / "example.org.base",
+    )
+    accepted, status = templates.read().accepted["example.org"], path.stat()
+    path.write_bytes(SOURCE.replace(b"www A @IP@\n", b"w   A @IP@\n"))
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    with pytest.raises(StateError, match=f"^{path}: was changed while it was used$"):
         accepted.render(values(SERVERS, "main"), 7)
+    accepted = templates.read().accepted["example.org"]
+    assert b"\nw   A 192.0.2.1\n" in accepted.render(values(SERVERS, "main"), 7)
+
+
+def test_a_source_may_be_elsewhere(state: State, tmp_path: Path) -> None:
+    """A person has put a link in its place."""
+    path = tmp_path / "state" / "accepted" / "example.org.base"
+    path.symlink_to(path.rename(tmp_path / "elsewhere"))
+    accepted = Templates(state, SERVERS).read().accepted["example.org"]
+    assert b"\nwww A 192.0.2.1\n" in accepted.render(values(SERVERS, "main"), 7)
 
 
 def test_a_retired_zone_is_gone(state: State) -> None:

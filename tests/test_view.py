@@ -229,7 +229,8 @@ def test_what_the_next_run_would_write_anew_is_said(
     assert "holds no serial" in looked(config).zones["example.net"].reason
     with monkeypatch.context() as meanwhile:
         meanwhile.setattr(Accepted, "content", changed)
-        assert looked(config).zones["example.org"].reason == "/a/source: was changed"
+        its = looked(config).zones["example.org"]
+    assert (its.failed, its.reason) == (None, "/a/source: was changed")
     fewer = replace(config, servers={"main": config.servers["main"]})
     State(config.actions.state).accept(
         {"example.org": SOURCE.replace(b"@IP@", b"@IP:backup@")}.items()

@@ -12,7 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -27,6 +27,7 @@ from test_converge import NOW, TODAY, ZONES, Program
 from actions import publish
 from actions.converge import Forced
 from actions.nameserver import find
+from actions.publish import Publisher
 from actions.state import State, StateError
 from demo.stack import Stack, http, wait_for
 
@@ -566,19 +567,19 @@ def test_an_accepted_source_that_is_edited_in_the_middle_of_a_run(
     path = state(program.stack) / "accepted" / "example.org.base"
     source, left = State.source, {"to compare": 0, "to write": 1}[read]
 
-    def edited(its: State, zone: str, at: int | None = None) -> bytes:
+    def edited(its: State, zone: str) -> bytes:
         nonlocal left
         if zone == "example.org":
             if left == 0:
                 path.write_text(f"; edited\n{path.read_text()}")
             left -= 1
-        return source(its, zone, at)
+        return source(its, zone)
 
     monkeypatch.setattr(State, "source", edited)
     program.down["main"] = True
     zones = program.run("webhook").zones
     assert {name: its.failed for name, its in zones.items()} == {ZONES[0]: None, ZONES[1]: "render"}
-    assert zones["example.org"].reason == f"{path}: was changed by somebody while it was used"
+    assert zones["example.org"].reason == f"{path}: was changed while it was used"
     assert recorded(program.stack) == {ZONES[0]: TODAY + 1, ZONES[1]: TODAY}
     program.serves(
         {
@@ -929,6 +930,46 @@ def test_a_refused_zone_gets_its_last_good_content_back(program: Program) -> Non
     assert published.read_text() == content.replace(str(TODAY), str(TODAY + 2))
     assert recorded(program.stack)["example.org"] == TODAY + 2
     assert not left_over(program.stack)
+
+
+def test_a_refused_zone_whose_source_is_edited_meanwhile(
+    program: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is served again all the same; by that edit all is well, and nothing is left to change."""
+    path = state(program.stack) / "accepted" / "example.org.base"
+    give_back = Publisher.give_back
+
+    def edited(its: Publisher, names: Collection[str]) -> Mapping[str, int]:
+        path.write_text(path.read_text().removesuffix(REFUSED))
+        return give_back(its, names)
+
+    refuse(program)
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(Publisher, "give_back", edited)
+        its = program.run("request", Forced()).zones["example.org"]
+    assert (its.failed, its.serial) == ("verify", TODAY + 2)
+    program.serves_org((TODAY + 2, program.stack.main))
+    assert not program.run("timer").failed
+    program.serves_org((TODAY + 2, program.stack.main))
+
+
+def test_a_refused_zone_that_goes_on_is_read_once(
+    program: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What happens to its source after that is for the next run: it holds up no other zone."""
+    refuse(program)
+    program.run("request", Forced())
+    source, read = State.source, set[str]()
+
+    def once(its: State, zone: str) -> bytes:
+        if zone in read:
+            raise StateError(its.folder, "was changed")
+        read.add(zone)
+        return source(its, zone)
+
+    monkeypatch.setattr(State, "source", once)
+    assert program.run("start").failing == {"example.org"}
+    assert read == set(ZONES)
 
 
 def test_a_refused_zone_is_not_tried_again_and_again(program: Program) -> None:

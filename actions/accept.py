@@ -6,7 +6,6 @@ no switch waits for it; what passed is taken over under the lock. Publishing it 
 business.
 """
 
-import hashlib
 import logging
 import math
 import os
@@ -52,13 +51,13 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Checked:
-    """What the checks came to: what passed, as a digest, and why others are refused, by zone.
+    """What the checks came to: what passed, as its hash, and why others are refused, by zone.
 
     `zones`: those that were named; none, where all were meant. `found`: those that have a file.
     """
 
     zones: tuple[str, ...]
-    passed: Mapping[str, bytes]
+    passed: Mapping[str, int]
     refused: Mapping[str, str]
     found: frozenset[str]
     nothing: str | None = None  # why nothing at all was found
@@ -87,7 +86,7 @@ def check(config: Config, zones: tuple[str, ...]) -> Checked:
     if nothing:
         return Checked(zones, {}, {}, frozenset(), f"{folder}: {nothing}")
     paths = {name: found.paths[name] for name in zones or found.paths if name in found.paths}
-    passed, refused = dict[str, bytes](), dict[str, str]()
+    passed, refused = dict[str, int](), dict[str, str]()
     # Most of it is the name server's own checker, a program: one for each processor. Whoever ends
     # the program waits for none of them, while an executor's threads first do all that was asked.
     with ThreadPool() as pool:
@@ -120,7 +119,7 @@ def accept(config: Config, state: State, checked: Checked) -> Mapping[str, Verdi
     accepted = state.accepted().keys() | state.lost()
     missing = set(checked.zones or accepted) - checked.found - checked.refused.keys()
     return {
-        **{name: Verdict("accepted") for name in passed},
+        **dict.fromkeys(passed, Verdict("accepted")),
         **{name: _changed(_path(config, name)) for name in changed},
         **{name: Verdict("refused", why) for name, why in checked.refused.items()},
         **{
@@ -139,21 +138,17 @@ def _changed(path: Path) -> Verdict:
 
 
 def _as_checked(
-    config: Config, digests: Mapping[str, bytes], changed: set[str]
+    config: Config, hashes: Mapping[str, int], changed: set[str]
 ) -> Iterator[tuple[str, bytes]]:
-    """The sources that have these digests, as each is its turn; adds those that have not."""
-    for name, digest in digests.items():
+    """The sources that have these hashes, as each is its turn; adds those that have not."""
+    for name, known in hashes.items():
         content = None
         with suppress(OSError):
             content = _path(config, name).read_bytes()
-        if content is None or _digest(content) != digest:
+        if content is None or hash(content) != known:
             changed.add(name)
         else:
             yield name, content
-
-
-def _digest(content: bytes) -> bytes:
-    return hashlib.sha256(content).digest()
 
 
 class Watch:
@@ -228,7 +223,7 @@ def _mark_of(path: Path) -> Mark | None:
         return None
 
 
-def _told(read: Iterable[bytes | Verdict], count: int) -> Iterable[bytes | Verdict]:
+def _told(read: Iterable[int | Verdict], count: int) -> Iterable[int | Verdict]:
     """The same, with a word to the log now and then."""
     told = time.monotonic()
     for done, its in enumerate(read):
@@ -238,15 +233,15 @@ def _told(read: Iterable[bytes | Verdict], count: int) -> Iterable[bytes | Verdi
         yield its
 
 
-def _read(config: Config, name: str, path: Path) -> bytes | Verdict:
-    """Read a source and check it: its digest, or why it is refused."""
+def _read(config: Config, name: str, path: Path) -> int | Verdict:
+    """Read a source and check it: its hash, or why it is refused."""
     try:
         content = path.read_bytes()
     except OSError as error:
         return Verdict("refused", _unreadable(path, error))
     if faults := _faults(config, name, path, content):
         return Verdict("refused", faults)
-    return _digest(content)
+    return hash(content)
 
 
 def _unreadable(path: Path, error: OSError) -> str:

@@ -15,7 +15,6 @@ from any thread, but not from inside a running event loop.
 import asyncio
 import functools
 import ipaddress
-import itertools
 import secrets
 import struct
 import time
@@ -219,8 +218,13 @@ _TYPES = {"A": dns.rdatatype.A, "AAAA": dns.rdatatype.AAAA}
 
 
 def _ids(number: int) -> Iterator[int]:
-    """Hard to guess, as ids have to be, and no two the same: such would wait for each other."""
-    return itertools.cycle(secrets.SystemRandom().sample(range(2**16), min(number, 2**16)))
+    """Hard to guess, as ids have to be, and few the same at a time: such wait for each other."""
+    while True:
+        yield from secrets.SystemRandom().sample(range(2**16), max(1, min(number, _IDS)))
+
+
+# So many at a time are no two the same: to draw more, all that there are would be put in a list.
+_IDS = 4096
 
 
 # The flags (RFC 1035, section 4.1.1), as mere numbers: ten times as fast.

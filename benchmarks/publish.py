@@ -29,12 +29,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 
 import dns.message
 import dns.query
 import dns.rdatatype
 
+from actions.zone import next_serial
 from benchmarks.pair import Pair, pair
 from benchmarks.program import Idle, Program, Ran, Used
 from benchmarks.served import questions, since
@@ -198,12 +200,16 @@ class Contender(ABC):
 
     def move(self, server: str, times: Times) -> None:
         """Move all zones to a server, and note how long it took."""
+        self.serial = self.next()
         began = self.begin(server)
-        reached = self.ground.served(self.pair, self.serial + 1, server)
+        reached = self.ground.served(self.pair, self.serial, server)
         self.end(reached)
-        self.serial += 1
         times.primary.append(reached["primary"] - began)
         times.secondary.append(reached["secondary"] - began)
+
+    def next(self) -> int:
+        """The serial of the next move."""
+        return self.serial + 1
 
     @abstractmethod
     def begin(self, server: str) -> float:
@@ -219,7 +225,7 @@ class Floor(Contender):
 
     def begin(self, server: str) -> float:
         """Write and reload; the texts are there beforehand."""
-        texts = self.ground.rendered(self.serial + 1, server)
+        texts = self.ground.rendered(self.serial, server)
         began = time.monotonic()
         self.ground.put(self.pair, texts)
         subprocess.run([self.pair.control, "reload"], stdout=subprocess.DEVNULL, check=True)
@@ -245,7 +251,7 @@ class Script(Contender):
         )
         script.write_text(text)
         script.chmod(0o700)
-        words = [str(self.serial + 1), *_ADDRESSES[server]]
+        words = [str(self.serial), *_ADDRESSES[server]]
         began = time.monotonic()
         self._process = subprocess.Popen([script, *words], stdout=subprocess.DEVNULL)
         return began
@@ -277,6 +283,10 @@ class Zonerw(Contender):
         self.notes = Notes(first, first_peak, self.program.ran())
         self._blame("first", first, len(ground.zones))
         self._blame("again", self.notes.again, 0)
+
+    def next(self) -> int:
+        """Also at midnight, when the day's first serial comes next."""
+        return next_serial(datetime.now(UTC).date(), [self.serial], {}).serial
 
     def begin(self, server: str) -> float:
         """Pin the server."""

@@ -246,12 +246,12 @@ class _Run:
         """Which server most published zones point at; with none, the preferred one."""
         votes: Counter[str] = Counter()
         folder = self._config.zones.published
-        for name in self._sources.accepted:
+        for name, accepted in self._sources.accepted.items():
             try:
-                published = files.read(f"{folder}/{name}")
-            except OSError:
-                continue  # publish will say so, where there is one
-            source = zonefile.parse(name, self._state.source(name), self._config.servers)
+                published, content = files.read(f"{folder}/{name}"), accepted.content()
+            except (OSError, StateError):
+                continue  # publish will say so, where there is a file
+            source = zonefile.parse(name, content, self._config.servers)
             if server := zone.points_to(source, published, self._config.servers):
                 votes[server] += 1
         return votes.most_common(1)[0][0] if votes else self._config.preferred

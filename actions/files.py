@@ -148,7 +148,7 @@ def sync_folder(folder: Path) -> None:
 def kept(path: _StrPath) -> bytes | None:
     """What was kept of `path`; None if nothing was. May raise OSError."""
     try:
-        return Path(_beside(path, _LAST)).read_bytes()
+        return read(_beside(path, _LAST))
     except FileNotFoundError:
         return None
 

@@ -53,11 +53,10 @@ def test_what_has_not_changed_is_not_read_again(state: State, parsed: list[str])
 
 def test_what_was_changed_meanwhile_is_not_filled_in(state: State, tmp_path: Path) -> None:
     """Its gaps would be elsewhere; all the more where nothing but the content tells."""
-    templates, path = (
-        Templates(state, SERVERS),
-        tmp_path / "state" / "accepted" / "example.org.base",
-    )
-    accepted, status = templates.read().accepted["example.org"], path.stat()
+    templates = Templates(state, SERVERS)
+    accepted = templates.read().accepted["example.org"]
+    path = tmp_path / "state" / "accepted" / "example.org.base"
+    status = path.stat()
     path.write_bytes(SOURCE.replace(b"www A @IP@\n", b"w   A @IP@\n"))
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
     with pytest.raises(StateError, match=f"^{path}: was changed while it was used$"):

@@ -24,7 +24,7 @@ import requests
 from observed import SOON, at_serials, log, metrics, moved, places, raised, serials
 from test_converge import NOW, TODAY, ZONES, Program
 
-from actions import publish
+from actions import publish, zone
 from actions.converge import Forced
 from actions.nameserver import find
 from actions.publish import Publisher
@@ -600,6 +600,30 @@ def test_an_accepted_source_that_is_edited_in_the_middle_of_a_run(
     }
     program.serves(dict.fromkeys(ZONES, (TODAY + 1, program.stack.backup)))
     assert not left_over(program.stack)
+
+
+def test_an_accepted_source_that_vanishes_while_it_is_seen_where_the_zones_point(
+    program: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The others tell, where nothing is put down; that one is said, and stays as it is."""
+    program.down["main"] = True
+    program.run("webhook")
+    (state(program.stack) / "meant.json").unlink()
+    path = state(program.stack) / "accepted" / "example.org.base"
+    points_to = zone.points_to
+
+    def vanishing(*its: Any) -> str | None:
+        path.unlink(missing_ok=True)
+        return points_to(*its)
+
+    monkeypatch.setattr(zone, "points_to", vanishing)
+    outcome = program.run("timer")
+    assert outcome.meant.server == "backup"
+    assert {n: its.failed for n, its in outcome.zones.items()} == {
+        "example.net": None,
+        "example.org": "render",
+    }
+    program.serves(dict.fromkeys(ZONES, (TODAY + 1, program.stack.backup)))
 
 
 def test_accepted_sources_that_are_all_lost(program: Program) -> None:

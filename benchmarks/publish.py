@@ -422,7 +422,7 @@ def _notes_table(measured: Sequence[Figures]) -> str:
         cells = {
             "a move: the run, s": f"{moves(ran.seconds for ran in notes.runs):.3f}",
             "processor seconds of it": f"{moves(map(_sum, (r.used for r in notes.runs))):.3f}",
-            "until all secondaries had it": f"{moves(map(_sum, notes.used)):.3f}",
+            "processor seconds until the secondary has all": f"{moves(map(_sum, notes.used)):.3f}",
             "reloads": _range(notes.reloads),
             "peak memory over one zone's, MB": f"{(notes.peak - least.peak) / 1e6:.1f}",
             "as a multiple of the text": f"{(notes.peak - least.peak) / figures.text:.1f}",

@@ -84,7 +84,7 @@ def check(config: Config, zones: tuple[str, ...]) -> Checked:
     except OSError as error:
         nothing = f"can't be read: {error.strerror}"
     if nothing:
-        return Checked(zones, {}, {}, frozenset(), f"{folder}: {nothing}")
+        return Checked(zones, {}, {}, frozenset(), nothing)
     paths = {name: found.paths[name] for name in zones or found.paths if name in found.paths}
     passed, refused = dict[str, int](), dict[str, str]()
     # Most of it is the name server's own checker, a program: one for each processor. Whoever ends
@@ -111,8 +111,10 @@ def accept(config: Config, state: State, checked: Checked) -> Mapping[str, Verdi
     retires nothing.
     """
     if checked.nothing:
-        names = checked.zones or (str(config.zones.sources),)
-        return dict.fromkeys(names, Verdict("refused", checked.nothing))
+        folder = str(config.zones.sources)
+        if not checked.zones:
+            return {folder: Verdict("refused", checked.nothing)}
+        return dict.fromkeys(checked.zones, Verdict("refused", f"{folder}: {checked.nothing}"))
     changed = set[str]()
     state.accept(_as_checked(config, checked.passed, changed))
     passed = checked.passed.keys() - changed

@@ -247,7 +247,7 @@ def _status(config: Config, *, json: bool) -> int:
         return 0
     if said.daemon_missing:
         typer.echo(f"{said.daemon_missing}; what follows was seen without it,", err=True)
-        typer.echo("and as long as it does not run, only zonerw rewrite moves zones", err=True)
+        typer.echo("and until it runs, only zonerw rewrite and zonerw pin move a zone", err=True)
     typer.echo(text.tell(said), nl=False)
     return 0
 
@@ -299,7 +299,7 @@ def _show(outcome: Outcome, followers: list[Follower], named: Collection[str]) -
             if isinstance(seen, Serves):
                 typer.echo(f"  {nameserver} serves it")
             elif seen is not None:
-                at = "" if seen.serial is None else f" at {seen.serial}"
+                at = "" if seen.serial is None else f", it is at {seen.serial}"
                 typer.echo(f"  {nameserver} not yet{at}: {seen.reason}")
             elif its.serial is not None:
                 typer.echo(f"  {nameserver} not asked: the primary does not serve it")

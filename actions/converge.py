@@ -55,6 +55,7 @@ class Unpin:
 Word = Forced | Pin | Unpin  # what a person can ask for, beside a run
 
 
+_NOTHING_ACCEPTED = "no source was accepted yet"
 _NOTHING_PUT_DOWN = "it is a first start: where the zones point, or else the preferred server"
 
 
@@ -87,6 +88,7 @@ class Converger:
         self._last: Outcome | None = None  # the last run's, while it can be trusted
         self._trusted_until = 0.0
         self._serials: object = None  # the mark of those handed out by the end of the last run
+        self._meant: Meant | None = None  # what the last run knew of
         self._pinned: Pin | None = None  # in the last run
         self._unserved: Collection[str] = ()  # by the primary, at the end of the last run
         self._swept = False
@@ -132,6 +134,9 @@ class Converger:
     ) -> Outcome:
         pin = self._pin(word)
         before = self._state.meant()
+        if self._meant and before and before != self._meant:
+            _tell_switch(before, self._metrics)  # by another process
+        self._meant = before
         trusting = trigger in _TRUSTING or isinstance(word, Pin | Unpin)
         known = last if last and trusting and self._holds(last, before) else None
         judgement = None
@@ -152,13 +157,14 @@ class Converger:
             judgement = self._judge(run.pointed_at(), pin)
         by_pin = pin and judgement.decision.cause == "pin"
         meant = run.put_down(before, judgement, pin.by if pin and by_pin else trigger)
+        self._meant = meant
         served = known.served if known else {}
         run.converge(meant, served, hopeless=self._unserved, insist=only is None)
         zones = run.tally.zones
         if known and only is not None:
             zones = {**_unchanged(known).zones, **zones}
         self._unserved = {n for n, its in zones.items() if its.failed == "verify"}
-        switched_from = judgement.serving if judgement.decision.cause else None
+        switched_from = meant.before if meant != before else None
         return Outcome(meant, pin, judgement, switched_from, zones)
 
     def _holds(self, last: Outcome, before: Meant | None) -> bool:
@@ -257,12 +263,19 @@ class _Run:
         return votes.most_common(1)[0][0] if votes else self._config.preferred
 
     def put_down(self, before: Meant | None, judgement: Judgement, by: str) -> Meant:
-        """Record what is meant before anything is done about it, and a switch in the history."""
+        """Record what is meant before anything is done about it, and a switch in the history.
+
+        While no source was ever accepted there is nothing that could point anywhere: then nothing
+        is put down, and the next run is a first start too.
+        """
         decision = judgement.decision
         if before and before.cause:
             self._state.remember(before)  # its run may have been killed before it got there
         if before and before.server == decision.server:
             meant = before
+        elif not before and not self._sources.accepted:
+            now = self._around.now()
+            return Meant(server=decision.server, since=now, why=_NOTHING_ACCEPTED, by=by)
         else:
             meant = Meant(
                 server=decision.server,
@@ -273,19 +286,12 @@ class _Run:
                 cause=decision.cause,
             )
             self._state.put_down(meant)
-        if decision.cause:
-            self._metrics.switched(judgement.serving, decision.server, decision.cause)
-            log.info(
-                "switch",
-                extra={
-                    "from": judgement.serving,
-                    "to": decision.server,
-                    "cause": decision.cause,
-                    "why": decision.why,
-                    "by": by,
-                },
-            )
-            self._state.remember(meant)
+            if not before:
+                number = len(self._sources.accepted)
+                log.info("first start", extra={"serving": meant.server, "accepted": number})
+            _tell_switch(meant, self._metrics)
+            if meant.cause:
+                self._state.remember(meant)
         self._metrics.meant(meant.server, meant.since)
         return meant
 
@@ -344,6 +350,23 @@ class _Run:
     def give_back(self, zones: Collection[str]) -> Mapping[str, int]:
         """The primary refuses these."""
         return self._publisher.give_back(zones)
+
+
+def _tell_switch(meant: Meant, metrics: Metrics) -> None:
+    """Tell of a switch, if that is what was put down."""
+    if meant.before is None or meant.cause is None:
+        return
+    metrics.switched(meant.before, meant.server, meant.cause)
+    log.info(
+        "switch",
+        extra={
+            "from": meant.before,
+            "to": meant.server,
+            "cause": meant.cause,
+            "why": meant.why,
+            "by": meant.by,
+        },
+    )
 
 
 def _unchanged(outcome: Outcome) -> Outcome:

@@ -108,7 +108,7 @@ def decide(
     if pinned is not None:
         if pinned not in testimonies:
             return Decision(serving, None, f"{pinned} is pinned, but is no server any more")
-        return Decision(pinned, "pin" if pinned != serving else None, f"{pinned} is pinned")
+        return Decision(pinned, "pin" if pinned != serving else None, f"{pinned} was pinned")
     if blind:
         return Decision(serving, None, f"our own line is down, or just was; {why}")
     if verdicts[serving] == "down":

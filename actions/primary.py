@@ -84,8 +84,7 @@ class Primary:
             with self._tally.step("verify"):
                 self._load(loading)
         for name, answer in loading.late.items():
-            why = _why(answer, loading.wanted[name])
-            self._tally.fail(name, "verify", f"{self._primary.name} {why}")
+            self._tally.fail(name, "verify", self._why(answer, loading.wanted[name]))
 
     def _load(self, loading: "_Loading") -> None:
         """Reload until no zone is late, or there is no hope left for this time."""
@@ -118,6 +117,16 @@ class Primary:
                 self._tally.fail(name, "reload", str(error))
             return False
         return True
+
+    def _why(self, answer: Answer, serial: int) -> str:
+        its = self._primary
+        if isinstance(answer, soa.Serial):
+            return f"{its.name} serves {answer.serial}, not {serial}"
+        if answer.reason in _UNKNOWN:
+            return f"{its.name} answers {answer.reason}: is the zone in its configuration?"
+        if answer.reason.isupper():  # an rcode
+            return f"{its.name} answers {answer.reason}"
+        return f"{its.name}, at {its.address} port {its.port}: {answer.reason}"
 
 
 class _Loading:
@@ -191,10 +200,3 @@ class _Loading:
 
     def _refused(self) -> set[str]:
         return {name for name in self._untried & self.late.keys() if self.late[name] == _REFUSES}
-
-
-def _why(answer: Answer, serial: int) -> str:
-    if isinstance(answer, soa.NoSerial):
-        unknown = ": is the zone in its configuration?" if answer.reason in _UNKNOWN else ""
-        return f"answers {answer.reason}{unknown}"
-    return f"serves {answer.serial}, not {serial}"

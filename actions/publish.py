@@ -351,8 +351,8 @@ class Publisher:
         try:
             return read()
         except StateError as error:
-            log.warning("put aside", extra={"reason": str(error)})
-            self._state.put_aside(error.path)
+            aside = self._state.put_aside(error.path)
+            log.warning("put aside", extra={"to": aside, "reason": str(error)})
             return {}
 
     def _path(self, name: str) -> str:

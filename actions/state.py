@@ -23,7 +23,7 @@ import logging
 import os
 import pwd
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
@@ -303,10 +303,12 @@ class State:
         """Record which zones were given a higher serial for a nameserver's sake; all of them."""
         self._write(self._lifted, _LiftedFile(version=_VERSION, lifted=dict(lifted)))
 
-    def put_aside(self, path: Path) -> None:
-        """Move a damaged file out of the way, where that can be done."""
-        with suppress(OSError):
-            path.replace(path.with_suffix(".damaged"))
+    def put_aside(self, path: Path) -> str | None:
+        """Move a damaged file out of the way; its new name, None where that can't be done."""
+        try:
+            return path.replace(path.with_suffix(".damaged")).name
+        except OSError:
+            return None
 
     def accepted(self) -> dict[str, Mark]:
         """Zone -> the mark of its source as last accepted: what was read at this mark holds."""

@@ -14,6 +14,8 @@ from actions.zone import Values
 from exporter import zonefile
 from exporter.config import Server
 
+_ANEW = "zonerw rewrite --forced {} accepts it anew"
+
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
@@ -60,7 +62,7 @@ class Templates:
     def read(self) -> Reading:
         """What is accepted now; StateError if that can't be read."""
         refused = {
-            name: f"its accepted source is gone; zonerw rewrite --forced {name} accepts it anew"
+            name: f"its accepted source is gone; {_ANEW.format(name)}"
             for name in self._state.lost()
         }
         sources = dict[str, Accepted]()
@@ -72,7 +74,8 @@ class Templates:
                 sources[its.name] = its  # that name is in memory already
             except zonefile.SourceRefused as error:
                 # It was right when it was accepted: the configuration has changed since.
-                refused[name] = "; ".join(map(str, error.faults))
+                path, faults = self._state.path_of(name), "; ".join(map(str, error.faults))
+                refused[name] = f"{path}:{faults}; {_ANEW.format(name)}"
             except StateError as error:
                 refused[name] = str(error)
         self._known = sources

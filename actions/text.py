@@ -129,7 +129,7 @@ def _troubles(its: Document) -> Iterator[str]:
         yield "trouble:"
         yield from (f"  {trouble}" for trouble in troubles)
     if its.troubles:
-        yield "  what is damaged can be moved away; it is found out anew as far as can be"
+        yield "  a damaged file of the state can be moved away; it is found out anew if possible"
 
 
 def _zones(its: Document) -> Iterator[str]:
@@ -161,12 +161,15 @@ def _wrong_zones(zones: Mapping[str, Zone]) -> Iterator[str]:
 
 def _wrong_nameservers(its: Document, zones: Mapping[str, Zone]) -> Iterator[str]:
     """Say for each name server, and each reason, which zones it does not serve as it should."""
+    ended_well = not (its.run and its.run.error)
+    unasked = "not asked yet" if ended_well else "not asked, since the last run came to nothing"
     for nameserver, stands in {**its.primary, **its.secondaries}.items():
         reasons = defaultdict(list)
         for name, zone in zones.items():
             its_stand = stands.get(name)
             if its_stand is None:
-                reasons["not asked yet"].append(name)
+                if not (zone.failed and nameserver in its.primary):
+                    reasons[unasked].append(name)
             elif not its_stand.serves and not (zone.failed and nameserver in its.primary):
                 reasons[its_stand.reason].append(name)
         for reason, names in reasons.items():
@@ -174,6 +177,10 @@ def _wrong_nameservers(its: Document, zones: Mapping[str, Zone]) -> Iterator[str
 
 
 def _sources(its: Document) -> Iterator[str]:
+    standings = [zone.source for zone in its.zones.values()]
+    if len(standings) > 1 and all(its == Standing("gone") for its in standings):
+        yield "no source is there any more: is their folder mounted? all are served on"
+        return
     for name, zone in its.zones.items():
         publish = f"zonerw rewrite --forced {name}"
         match zone.source:

@@ -44,6 +44,7 @@ class Worker:
         self._lock = threading.Lock()
         self._wake_up: _Request | None = None  # asked for and not begun
         self._ending = False
+        self._refused: Mapping[str, str] = {}  # by the last run
         self._failures = _Told("failed", "no longer failing", logging.ERROR)
         self._doubts = _Told("in doubt", "no longer in doubt", logging.WARNING)
         self._thread = threading.Thread(target=self._run, name="converge", daemon=True)
@@ -108,9 +109,11 @@ class Worker:
                 log.exception("converge failed", extra={"trigger": request.trigger})
                 request.outcome.set_exception(error)
             else:
-                # What a person asked for, not how things stand.
+                # What a person asked for, each time; what a first start comes to again, once.
                 refused = {n: i.reason for n, i in outcome.zones.items() if i.failed == "accept"}
-                tell(log, "source refused", refused, _reasons(refused), level=logging.ERROR)
+                if request.word is not None or refused != self._refused:
+                    tell(log, "source refused", refused, _reasons(refused), level=logging.ERROR)
+                self._refused = refused
                 self._failures.tell(_failures(outcome))
                 self._doubts.tell(outcome.judgement.doubts)
                 request.outcome.set_result(outcome)

@@ -125,7 +125,7 @@ def test_a_pin_decides_and_its_reason_is_told() -> None:
     """Whatever the witnesses say; they are heard all the same."""
     judgement = World("quiet up").judge(pin=PIN)
     assert (judgement.decision.server, judgement.decision.cause) == ("backup", "pin")
-    assert judgement.decision.why == "backup is pinned: disks"
+    assert judgement.decision.why == "backup was pinned: disks"
     assert judgement.testimonies["main"].verdict == "up"
 
 

@@ -139,7 +139,7 @@ backup looks down, and is served all the same; zonerw unpin ends that
 trouble:
   /s/history.jsonl: is damaged: not JSON
   the daemon hangs: its last run ended 10 minutes ago, at 2026-11-22 09:50:00 UTC
-  what is damaged can be moved away; it is found out anew as far as can be
+  a damaged file of the state can be moved away; it is found out anew if possible
 
 2 zones on 3 name servers, not all as they should be:
   example.org: verify failed: ns1 answers SERVFAIL
@@ -331,8 +331,27 @@ def test_a_damaged_file_that_failed_the_run_is_named_once() -> None:
     assert (
         "trouble:\n  /s/serials.json: is damaged: not JSON\n"
         "  the last run came to nothing: nothing moves, be main dead or not\n"
-        "  what is damaged can be moved away; it is found out anew as far as can be\n\n"
+        "  a damaged file of the state can be moved away; it is found out anew if possible\n\n"
     ) in said
+
+
+def test_why_the_primary_was_not_asked() -> None:
+    """Not where the zone's own failure says so; else by the run that came to nothing, if it did."""
+    failed = ZoneOutcome(2026112204, failed="write", reason="/p/example.org: Permission denied")
+    moment = replace(MOMENT, zones={**ZONES, "example.org": failed}, primary={})
+    assert "  ns1: not asked yet: example.net\n" in told(moment=moment)
+    error = Run(ended=NOW, every=5.0, error="/s/lock: no")
+    said = told(moment=replace(MOMENT, primary={}, run=error))
+    reason = "not asked, since the last run came to nothing"
+    assert f"  ns1: {reason}: example.net, example.org\n" in said
+
+
+def test_sources_that_are_all_gone_are_no_reason_to_retire_them() -> None:
+    """Their folder is not mounted, most likely; it is said once."""
+    gone = replace(FILES, sources=dict.fromkeys(ZONES, Standing("gone")))
+    said = told(gone)
+    assert "no source is there any more: is their folder mounted? all are served on\n" in said
+    assert "--forced" not in said
 
 
 @pytest.mark.parametrize(

@@ -235,10 +235,15 @@ def test_what_the_next_run_would_write_anew_is_said(
     State(config.actions.state).accept(
         {"example.org": SOURCE.replace(b"@IP@", b"@IP:backup@")}.items()
     )
+    names_no_server = (
+        "@IP:backup@ names no server; expected one of main;"
+        " zonerw rewrite --forced example.org accepts it anew"
+    )
     unfit = looked(fewer).zones["example.org"]
     assert (unfit.failed, unfit.reason) == (
-        "render", "5: @IP:backup@ names no server; expected one of main",
-    )  # fmt: skip
+        "render",
+        f"{config.actions.state}/accepted/example.org.base:5: {names_no_server}",
+    )
 
 
 def test_nameservers_are_asked(config: Config, start_nsd: StartNsd) -> None:

@@ -180,6 +180,19 @@ def test_what_fails_is_logged_once_for_each_new_reason(caplog: pytest.LogCapture
     assert all(record.exc_info is None for record in caplog.records)
 
 
+def test_what_a_first_start_refuses_is_logged_once_for_each_new_reason(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """It is repeated until there is a source; a person who asks for it is told each time."""
+    reasons = ["empty", "empty", "broken", "broken", "broken"]
+    ends = [{"/z": ZoneOutcome(failed="accept", reason=reason)} for reason in reasons]
+    words = [None, None, None, Forced()]
+    with running(Worker(lambda *_: replace(OUTCOME, zones=ends.pop(0)), every=3600)) as worker:
+        for word in words:
+            worker.request(word).result(5)
+    assert [vars(its)["reason"] for its in caplog.records] == ["empty", "broken", "broken"]
+
+
 def test_many_that_fail_hide_no_other_failure(caplog: pytest.LogCaptureFixture) -> None:
     """One line for those of a step, and one for each other step's."""
     failed = {f"z{n}.example": ZoneOutcome(failed="verify", reason="refused") for n in range(21)}

@@ -145,6 +145,53 @@ def test_the_first_start_accepts_all_valid_sources_and_publishes_them(stack: Sta
     assert broken.reason.startswith(f"{stack.layout.sources}/broken.example.base:2: ")
 
 
+@pytest.mark.parametrize("sources", ["misspelt", "empty", "all broken"])
+def test_a_first_start_that_accepts_nothing_is_not_the_first_start_yet(
+    stack: Stack, sources: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It heals by itself once they are there; meanwhile nothing is meant, and no switch is told."""
+    caplog.set_level("INFO")
+    there, away = stack.layout.sources, stack.layout.folder / "away"
+    there.rename(away)
+    if sources != "misspelt":
+        there.mkdir()
+    if sources == "all broken":
+        (there / "broken.example.base").write_text("$TTL 60\n@ SOA a b (\n")
+    program = Program(stack)
+    for trigger in ("start", "timer", "webhook"):
+        outcome = program.run(trigger)
+        program.down["main"] = True  # it was seen up
+        assert (outcome.refused, outcome.failed, outcome.switched_from) == (True, False, None)
+    assert State(program.config.actions.state).meant() is None
+    assert not {"switch", "first start"} & set(caplog.messages)
+    shutil.rmtree(there, ignore_errors=True)
+    away.rename(there)
+    outcome = program.run("timer")
+    assert program.written(outcome) == set(ZONES)
+    assert outcome.switched_from == "main"
+    program.serves(dict.fromkeys(ZONES, (TODAY, stack.backup)))
+    assert caplog.messages.count("first start") == caplog.messages.count("switch") == 1
+
+
+def test_a_switch_by_another_process_is_told_and_counted(
+    program: Program, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Once, with its reason: the log and the metrics are the daemon's."""
+    caplog.set_level("INFO")
+    by_hand = Program(program.stack)
+    by_hand.run("request", pin(NOW + timedelta(hours=1)))
+    by_hand.run("request", Unpin())
+    by_hand.run("request", pin(NOW + timedelta(hours=1)))
+    caplog.clear()
+    for _ in range(3):
+        program.run("timer")
+    told = [vars(its) for its in caplog.records if its.message == "switch"]
+    assert [(its["from"], its["to"], its["why"], its["by"]) for its in told] == [
+        ("main", "backup", "backup was pinned: disks", "alice")
+    ]
+    assert program.metric("switches_total", **{"from": "main", "to": "backup", "cause": "pin"}) == 1
+
+
 def test_a_second_run_changes_nothing(program: Program) -> None:
     """No file is touched, no serial moves, nothing is reloaded."""
     files_before = {p.name: p.stat().st_mtime_ns for p in program.stack.layout.published.iterdir()}
@@ -207,7 +254,7 @@ def test_a_pin_holds_until_it_expires(program: Program) -> None:
     outcome = program.run("request", pin(NOW + timedelta(hours=1)))
     assert (outcome.switched_from, outcome.pin) == ("main", pin(NOW + timedelta(hours=1)))
     assert outcome.meant.model_dump(include={"server", "why", "by", "before", "cause"}) == {
-        "server": "backup", "why": "backup is pinned: disks", "by": "alice", "before": "main",
+        "server": "backup", "why": "backup was pinned: disks", "by": "alice", "before": "main",
         "cause": "pin",
     }  # fmt: skip
     program.serves(dict.fromkeys(ZONES, (TODAY + 1, program.stack.backup)))
@@ -933,7 +980,7 @@ def test_many_zones_have_one_line_in_the_log(caplog: pytest.LogCaptureFixture) -
         Program(stack).run("start")
     told = [record for record in caplog.records if record.name.startswith("actions.")]
     said = [(record.message, vars(record).get("number")) for record in told]
-    assert said == [("published", 22), ("primary serves", 22)]
+    assert said == [("first start", None), ("published", 22), ("primary serves", 22)]
 
 
 def test_the_timer_notices_what_another_process_decided(program: Program) -> None:

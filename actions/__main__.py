@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import resource
 import signal
 import socket
 import sys
@@ -101,6 +102,7 @@ def _around(followers: Sequence[Follower], asked: Witnesses) -> Around:
 def run(config: Config) -> int:
     """Serve until told to stop; returns the exit status."""
     logs.to_stderr()
+    _raise_file_limit()
     sys.setswitchinterval(_TURN_SECONDS)
     metrics = Metrics(config)
     heard = Heard()
@@ -154,6 +156,12 @@ def run(config: Config) -> int:
         worker.stop()
         notify.stop(followers)
     return 0
+
+
+def _raise_file_limit() -> None:
+    """Who opens a thousand connections must not keep a run from opening a file."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _listen(config: Config) -> socket.socket | None:

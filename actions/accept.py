@@ -33,6 +33,7 @@ _TELL_EVERY_SECONDS = 5.0
 _CHECK_SECONDS = 2.0
 # What is broken may be so for a cause elsewhere, as a checker that is not there, or hangs.
 _CHECK_AGAIN_SECONDS = 60.0
+_TAKES_LONG = "its check takes long"
 _KEPT_SECONDS = {
     "accepted": math.inf,
     "pending": math.inf,
@@ -185,14 +186,16 @@ class Watch:
             its, now = known.get(name), time.monotonic()
             if its is None or its.marks != marks or now >= its.until:
                 accepted_there = marks[1] is not None
-                stands = self._standing(name, path, known=accepted_there, check=now < until)
-                its = _Looked(marks, stands, now + _KEPT_SECONDS[stands.state])
+                stands = self._standing(name, path, until, known=accepted_there)
+                slow = stands.why == _TAKES_LONG
+                kept = _CHECK_AGAIN_SECONDS if slow else _KEPT_SECONDS[stands.state]
+                its = _Looked(marks, stands, now + kept)
             stand[name] = its.standing
             if marks[0] is not None:
                 self._known[name] = its
         return dict(sorted(stand.items()))
 
-    def _standing(self, name: str, path: Path, *, known: bool, check: bool) -> Standing:
+    def _standing(self, name: str, path: Path, until: float, *, known: bool) -> Standing:
         try:
             content = path.read_bytes()
             accepted = self._state.source(name) if known else None
@@ -202,11 +205,17 @@ class Watch:
             return Standing("broken", str(error))
         if content == accepted:
             return Standing("accepted")
-        if not check:
+        if time.monotonic() >= until:
             return Standing("unchecked")
-        if faults := _faults(self._config, name, path, content):
-            return Standing("broken", faults)
-        return Standing("pending", "edited" if known else "new")
+        try:
+            faults = _faults(self._config, name, path, content, until)
+        except TimeoutError:
+            return Standing("unchecked", _TAKES_LONG)
+        return (
+            Standing("broken", faults)
+            if faults
+            else Standing("pending", "edited" if known else "new")
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,12 +259,18 @@ def _unreadable(path: Path, error: OSError) -> str:
     return f"{path}: can't be read: {error.strerror}"
 
 
-def _faults(config: Config, name: str, path: Path, content: bytes) -> str | None:
-    """What is wrong with a source, a line for each fault; None where nothing is."""
+def _faults(
+    config: Config, name: str, path: Path, content: bytes, until: float = math.inf
+) -> str | None:
+    """What is wrong with a source, a line for each fault; None where nothing is.
+
+    TimeoutError where the checker would take longer than `until` then.
+    """
     try:
         source = zonefile.parse(name, content, config.servers)
         for rendering in zone.accept(source, config.servers).values():
-            nameserver.check(config.primary, name, rendering)
+            within = max(0.0, until - time.monotonic())
+            nameserver.check(config.primary, name, rendering, within=within)
     except zonefile.SourceRefused as refused:
         faults = (
             f"{path}:{fault}" if fault.line else f"{path}: {fault.text}" for fault in refused.faults

@@ -91,7 +91,6 @@ class Converger:
         self._meant: Meant | None = None  # what the last run knew of
         self._pinned: Pin | None = None  # in the last run
         self._unserved: Collection[str] = ()  # by the primary, at the end of the last run
-        self._swept = False
         metrics.show_zones(self._published, lambda: around.now().date())
 
     def prepare(self) -> None:
@@ -113,14 +112,15 @@ class Converger:
                 with self._state.locked():
                     if everything is None and self._state.meant() is None:
                         continue  # the state was lost meanwhile: it is a first start now
-                    if not self._swept:
-                        self._state.sweep()
-                        self._swept = True
                     outcome = self._run(trigger, word, everything, last)
                     self._serials = self._state.mark_of_serials()
         except StateError as error:
             self._metrics.failures.labels("state").inc()
-            self.latest = Latest(self.latest.outcome, error, self._around.now())
+            self.latest = Latest(self.latest.outcome, str(error), self._around.now())
+            raise
+        except Exception as error:  # whatever it was: who shows how it stands has to know
+            self._metrics.failures.labels("unexpected").inc()
+            self.latest = Latest(self.latest.outcome, repr(error), self._around.now())
             raise
         self.latest = Latest(outcome, None, self._around.now())
         self._last = None if outcome.refused else outcome
@@ -150,6 +150,7 @@ class Converger:
                 return replace(_unchanged(known), pin=pin, judgement=judgement)
         else:
             self._trusted_until = time.monotonic() + _LOOK_AGAIN_SECONDS
+            self._state.sweep()
         run = _Run(self._config, self._state, self._metrics, self._around)
         run.accept(word if isinstance(word, Forced) else None, None if before else everything)
         run.read(self._templates.read(), only)

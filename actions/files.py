@@ -7,6 +7,7 @@ is left to the callers, who hold the lock.
 
 import os
 import stat
+import time
 from collections.abc import Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
@@ -151,6 +152,16 @@ def kept(path: _StrPath) -> bytes | None:
         return read(_beside(path, _LAST))
     except FileNotFoundError:
         return None
+
+
+def put_back(path: str) -> None:
+    """Put what was kept of `path` in its place, which takes no room; may raise OSError."""
+    temporary = _beside(path, _TEMPORARY)
+    Path(temporary).unlink(missing_ok=True)
+    os.link(_beside(path, _LAST), temporary)
+    later = max(time.time_ns(), os.stat(path).st_mtime_ns + _ONE_SECOND_NS)  # noqa: PTH116
+    os.utime(temporary, ns=(later, later))
+    os.replace(temporary, path)  # noqa: PTH105
 
 
 def drop(path: _StrPath, *, spare: bool = False) -> None:

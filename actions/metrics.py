@@ -24,7 +24,7 @@ from exporter.config import Config
 
 # What makes converge run, and where it can fail.
 Trigger = Literal["start", "webhook", "timer", "look", "request"]
-Step = Literal["state", "accept", "render", "write", "reload", "verify"]
+Step = Literal["state", "accept", "render", "write", "reload", "verify", "unexpected"]
 
 # From the steps of a switch on loopback (milliseconds) to one that waits out its deadline.
 _STEP_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)

@@ -4,10 +4,12 @@ Owns running them; what each kind's are told and say is in exporter/kinds.py. Ne
 zone is served: only asking for its SOA does, and that is left to converge.
 """
 
+import math
 import os
 import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from exporter.config import Primary
@@ -17,6 +19,7 @@ from exporter.zonefile import Fault, SourceRefused
 # Long enough for ten thousand records on a small machine, and a hung daemon is seen soon enough.
 _CHECK_SECONDS = 10.0
 _RELOAD_SECONDS = 3.0
+_END_SECONDS = 0.5
 
 # Where Debian keeps name servers' programs; a plain user's PATH lacks it.
 _SYSTEM_FOLDERS = ("/usr/local/sbin", "/usr/sbin", "/sbin")
@@ -38,16 +41,19 @@ def reload(primary: Primary) -> None:
         raise ReloadError(f"{' '.join(command)}: {_words(done, kind)}")
 
 
-def check(primary: Primary, zone: str, content: bytes) -> None:
+def check(primary: Primary, zone: str, content: bytes, *, within: float = math.inf) -> None:
     """Let the primary's own checker read a rendering; SourceRefused with its complaints.
 
-    It gets it through a pipe: a run that is killed leaves nothing behind.
+    It gets it through a pipe: a run that is killed leaves nothing behind. TimeoutError where it has
+    to end `within` so many seconds, which are fewer than it is given, and does not.
     """
     kind = KINDS[primary.kind]
     command = [*primary.checker, *kind.check, zone, "/dev/stdin"]
     try:
-        done = _run(command, _CHECK_SECONDS, content)
+        done = _run(command, min(within, _CHECK_SECONDS), content)
     except (OSError, subprocess.TimeoutExpired) as error:
+        if isinstance(error, subprocess.TimeoutExpired) and within < _CHECK_SECONDS:
+            raise TimeoutError from error
         raise SourceRefused(
             (Fault(0, f"not checked: {_reason(primary.checker, error)}"),)
         ) from error
@@ -78,9 +84,26 @@ def _run(
     program = find(command[0])
     if program is None:
         raise FileNotFoundError(f"no such program: {command[0]}")
-    return subprocess.run(
-        [program, *command[1:]], input=given, capture_output=True, timeout=seconds, check=False
-    )
+    pipe = subprocess.PIPE
+    process = subprocess.Popen([program, *command[1:]], stdin=pipe, stdout=pipe, stderr=pipe)
+    try:
+        said, complained = process.communicate(given, seconds)
+    finally:
+        _end(process)
+    return subprocess.CompletedProcess(command, process.returncode, said, complained)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """See a program ended, if it may be: another user's, as `sudo` is, is left to itself."""
+    if process.poll() is None:
+        with suppress(PermissionError):
+            process.kill()
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(_END_SECONDS)
+    for stream in (process.stdin, process.stdout, process.stderr):
+        if stream:
+            with suppress(OSError):  # what was not written is of no use any more
+                stream.close()
 
 
 def _words(done: subprocess.CompletedProcess[bytes], kind: Kind) -> str:

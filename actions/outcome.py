@@ -11,7 +11,7 @@ from datetime import datetime
 
 from actions.judge import Judgement
 from actions.metrics import Metrics, Step
-from actions.state import Meant, Pin, StateError
+from actions.state import Meant, Pin
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +76,7 @@ class Latest:
     """
 
     outcome: Outcome | None = None
-    error: StateError | None = None
+    error: str | None = None
     ended: datetime | None = None
 
 

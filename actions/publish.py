@@ -15,6 +15,7 @@ from typing import TypeVar
 from dns.serial import Serial
 
 from actions import files, zone
+from actions.metrics import Step
 from actions.notify import Wanted
 from actions.outcome import Tally
 from actions.state import Refused, State, StateError
@@ -74,6 +75,7 @@ class Publisher:
         self._kept: set[str] = set()  # zones with a last good content beside them
         self._held: set[str] = set()  # zones that go on with theirs
         self._unwritten: set[str] = set()
+        self._found: dict[str, int] = {}  # serials that are published, and not recorded
         self._doubts: dict[str, str] = {}  # serials that are yet to be told of
 
     def publish(self, sources: Mapping[str, Accepted], seen: Seen, moved: Collection[str]) -> None:
@@ -86,16 +88,20 @@ class Publisher:
             self._clear_up()
             due = self._due(moved, seen.stuck)
             self._tell_doubts()
-        if not due:
+        if not due and not self._found:
             return
         try:
-            self._record({name: its.serial for name, its in due.items()})
+            self._record({**self._found, **{name: its.serial for name, its in due.items()}})
         except StateError as error:  # what is on the disk is to be served all the same
+            for name in self._found:
+                self._tally.fail(name, "state", str(error))
             for name, its in due.items():
                 if its.published is not None:
                     self._tally.put(name, its.published)
                     self._held.add(name)
                 self._tally.fail(name, "state", str(error))
+            return
+        if not due:
             return
         with self._tally.step("write"):
             self._unwritten = self._write(due, seen.primary)
@@ -126,42 +132,25 @@ class Publisher:
                 log.error("refusal can't be forgotten", extra={"reason": str(error)})  # noqa: TRY400
 
     def give_back(self, names: Collection[str]) -> Mapping[str, int]:
-        """Publish refused zones' last good contents anew; the serials of those that had any."""
-        again, contents = self._now + _TRY_AGAIN, dict[str, bytes]()
-        refused = dict[str, Refused]()
-        for name in set(names) & self.refusable:
-            try:
-                last = files.kept(self._path(name)) or b""
-            except OSError:
-                continue
-            serial = self._next(name, [self._recorded.get(name), self._tally.zones[name].serial])
-            if content := zone.with_serial(name, last, serial):
-                contents[name] = content
-                rendering = ""  # where its source can't be read now, no text is held back
-                with contextlib.suppress(StateError):
-                    rendering = self._mark(name, self._sources[name].content())
-                refused[name] = Refused(
-                    rendering=rendering,
-                    serial=serial,
-                    again=again,
-                    reason=f"{self._config.primary.name} answers SERVFAIL to what its checker took;"
-                    f" its last content is back, with serial {serial}; tried again at"
-                    f" {again:%H:%M} UTC, or by zonerw rewrite --forced {name}",
-                )
+        """Publish refused zones' last good contents anew; the serials of those that had any.
+
+        As they were, first: a full disk has room for nothing else.
+        """
+        last = dict(self._last_contents(set(names) & self.refusable))
         self._tell_doubts()
-        try:
-            # Put down first: a run that is killed before the file is in place begins anew.
-            self._refused = {**self._refused, **refused}
-            self._state.put_refused(self._refused)
-            self._record({name: its.serial for name, its in refused.items()})
-            failed = files.put_all(self._config.zones.published, contents.items())
-            files.sync_folder(self._config.zones.published)
-            reasons = {name: str(error.strerror) for name, error in failed.items()}
-        except (OSError, StateError) as error:
-            reasons = dict.fromkeys(contents, str(error))
-        fact = "last content can't be put back"
-        tell(log, fact, reasons, lambda name: {"reason": reasons[name]}, level=logging.ERROR)
+        for name in last:
+            with contextlib.suppress(OSError):
+                files.put_back(self._path(name))
+        refused = {name: its for name, (its, _) in last.items()}
+        step, reasons = self._put_anew(refused, {name: text for name, (_, text) in last.items()})
         back = {name: its.serial for name, its in refused.items() if name not in reasons}
+        for name, reason in reasons.items():
+            why = f"last content can't be put back with serial {refused[name].serial}: {reason}"
+            self._tally.fail(name, step, why)
+            with contextlib.suppress(OSError):
+                there = zone.serial_of(name, files.read(self._path(name)))
+                if there is not None and there != self._tally.zones[name].serial:
+                    back[name] = there
         for name, serial in back.items():
             self._held.add(name)
             self._tally.put(name, serial, written=True)
@@ -170,6 +159,44 @@ class Publisher:
             log, "last content put back", back, lambda n: {"serial": back[n]}, level=logging.WARNING
         )
         return back
+
+    def _last_contents(self, names: Collection[str]) -> Iterator[tuple[str, tuple[Refused, bytes]]]:
+        """What is to be put down of these zones, and what was served of them with a new serial."""
+        again = self._now + _TRY_AGAIN
+        for name in names:
+            try:
+                last = files.kept(self._path(name)) or b""
+            except OSError:
+                continue
+            serial = self._next(name, [self._recorded.get(name), self._tally.zones[name].serial])
+            if content := zone.with_serial(name, last, serial):
+                rendering = ""  # where its source can't be read now, no text is held back
+                with contextlib.suppress(StateError):
+                    rendering = self._mark(name, self._sources[name].content())
+                reason = (
+                    f"{self._config.primary.name} answers SERVFAIL to what its checker took;"
+                    f" its last content is back, with serial {serial}; tried again at"
+                    f" {again:%H:%M} UTC, or by zonerw rewrite --forced {name}"
+                )
+                its = Refused(rendering=rendering, serial=serial, again=again, reason=reason)
+                yield name, (its, content)
+
+    def _put_anew(
+        self, refused: Mapping[str, Refused], contents: Mapping[str, bytes]
+    ) -> tuple[Step, Mapping[str, str]]:
+        """Write last contents; what failed, and why, of those that could not be."""
+        try:
+            # Put down first: a run that is killed before the file is in place begins anew.
+            self._refused = {**self._refused, **refused}
+            self._state.put_refused(self._refused)
+            self._record({name: its.serial for name, its in refused.items()})
+            failed = files.put_all(self._config.zones.published, contents.items())
+            files.sync_folder(self._config.zones.published)
+        except StateError as error:
+            return "state", dict.fromkeys(contents, str(error))
+        except OSError as error:
+            return "write", dict.fromkeys(contents, str(error.strerror))
+        return "write", {name: str(error.strerror) for name, error in failed.items()}
 
     @property
     def refusable(self) -> set[str]:
@@ -215,6 +242,8 @@ class Publisher:
                 lift = same and not used and self._lift(name, current, recorded, stuck, lifted)
                 if same and not used and not lift:
                     self._tally.put(name, current)
+                    if recorded != current:
+                        self._found[name] = current
                     continue
             due[name] = _Due(self._next(name, [current, recorded]), current, recorded, lift)
         return due
@@ -309,7 +338,8 @@ class Publisher:
         failed = files.put_all(folder, self._rendered(due, unwritten), keep=good)
         self._kept |= good
         for name, error in failed.items():
-            self._tally.fail(name, "write", f"{folder / name}: {error.strerror}")
+            beside = "" if error.filename in (None, f"{folder}/{name}") else f" {error.filename}:"
+            self._tally.fail(name, "write", f"{folder / name}:{beside} {error.strerror}")
         unwritten |= failed.keys()
         written = [name for name in due if name not in unwritten]
         for name in written:

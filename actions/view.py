@@ -52,7 +52,7 @@ def by_daemon(
     verified = known.zones if known else {}
     zones = verified if known else _published(config, files)
     every = config.alertmanager.poll if config.alertmanager else config.policy.every
-    error = on_one_line(str(latest.error)) if latest.error else None
+    error = on_one_line(latest.error) if latest.error else None
     moment = Moment(
         at=datetime.now(UTC),
         daemon_missing=None,

@@ -11,6 +11,7 @@ import ipaddress
 import re
 import struct
 from collections.abc import Hashable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from typing import TypeVar, cast
@@ -192,14 +193,23 @@ def _pointed(source: Source) -> tuple[Pointer | None, tuple[bytes | Hole, ...]]:
     pointer = zonefile.pointer(source)
     owner = dns.name.from_text(pointer.name)
     pointed = tuple(
-        _hole(record.slots[0].family, record.slots[0].server)
-        if record.slots
-        else record.rdata[0].text
+        part
         for record in source.records
-        if record.type == pointer.type and record.owner == owner and record.rdata
+        if record.type == pointer.type and record.owner == owner
+        for part in _parts(record)
     )
     follows = any(isinstance(part, Hole) and part.server is None for part in pointed)
     return (pointer, pointed) if follows else (None, ())
+
+
+def _parts(record: Record) -> Iterator[bytes | Hole]:
+    """What an address record's address is made of; nothing where it has none: that is refused."""
+    if record.slots:
+        yield _hole(record.slots[0].family, record.slots[0].server)
+        return
+    text = b" ".join(token.text for token in record.rdata).decode("latin-1")
+    with suppress(dns.exception.DNSException, ValueError):  # it may be escaped, or be hexadecimal
+        yield dns.rdata.from_text("IN", record.type, text).to_text().encode()
 
 
 @cache

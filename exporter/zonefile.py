@@ -22,6 +22,7 @@ from typing import Literal
 
 import dns.exception
 import dns.name
+import dns.rdatatype
 
 from exporter.config import Server
 
@@ -220,6 +221,7 @@ _ADDRESS_TYPES: tuple[Literal["A", "AAAA"], ...] = ("A", "AAAA")
 # --- records --------------------------------------------------------------------------------
 
 _TTL = re.compile(rb"\d+|(?:\d+[wdhms])+", re.IGNORECASE)
+_GENERIC_TYPE, _MAX_TYPE = re.compile(r"TYPE([0-9]{1,5})"), 65535
 _CLASS = re.compile(rb"IN|CH|HS|CLASS\d+", re.IGNORECASE)
 
 
@@ -242,7 +244,7 @@ def lex(zone: str, content: bytes) -> tuple[list[Record], list[Fault]]:
         if states_owner and tokens:
             owner = _name(tokens[0], origin, faults) or owner
         ttl, at = _ttl_and_type(tokens, 1 if states_owner else 0)
-        rtype = tokens[at].text.upper().decode("latin-1") if at < len(tokens) else ""
+        rtype = _type(tokens[at]) if at < len(tokens) else ""
         rdata, slots = _rdata(entry, at, rtype, faults)
         records.append(
             Record(
@@ -278,6 +280,14 @@ def _name(token: Token, origin: dns.name.Name, faults: list[Fault]) -> dns.name.
     except dns.exception.DNSException as error:
         faults.append(Fault(token.line, f"{token.text.decode('ascii')}: {error}"))
         return None
+
+
+def _type(token: Token) -> str:
+    """A type's name; RFC 3597's spelling of a known one is that one."""
+    name = token.text.upper().decode("latin-1")
+    if (generic := _GENERIC_TYPE.fullmatch(name)) and int(generic[1]) <= _MAX_TYPE:
+        return dns.rdatatype.to_text(dns.rdatatype.RdataType.make(int(generic[1])))
+    return name
 
 
 def _ttl_and_type(tokens: list[Token], at: int) -> tuple[bytes | None, int]:

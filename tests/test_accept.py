@@ -105,6 +105,27 @@ def test_a_look_takes_a_while_at_most(
     assert watch.look()["example.org"] == Standing("pending", "edited")
 
 
+def test_a_checker_that_hangs_does_not_hold_up_a_look(
+    config: Config, watch: Watch, checker: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its time is over with the look's; others are not kept from being checked by it."""
+    monkeypatch.setattr(accept, "_CHECK_SECONDS", 0.3)
+    right = checker.read_text()
+    checker.write_text('#!/bin/sh\n[ "$1" = example.org ] || exit 0\nexec sleep 600\n')
+    for name in ("example.org", "new.example"):
+        path_of(config, name).write_text(f"{SOURCE}ftp A @IP@\n")
+    began = time.monotonic()
+    looks = [watch.look() for _ in range(3)]
+    assert time.monotonic() - began < 8
+    assert {look["example.org"].state for look in looks} == {"unchecked"}
+    assert looks[-1]["new.example"] == Standing("pending", "new")
+    checker.write_text(right)
+    now = time.monotonic()
+    monkeypatch.setattr(accept.time, "monotonic", lambda: now + accept._CHECK_AGAIN_SECONDS)
+    monkeypatch.setattr(accept, "_CHECK_SECONDS", 30.0)
+    assert watch.look()["example.org"] == Standing("pending", "edited")
+
+
 def test_checking_says_how_far_it_is(
     config: Config, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

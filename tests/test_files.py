@@ -1,6 +1,7 @@
 """Whole files or nothing."""
 
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -88,6 +89,28 @@ def test_what_is_left_of_writing_is_swept_away(tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {".other.tmp", "notes.tmp", ".zone.last"}
     files.sweep(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"notes.tmp", ".zone.last"}
+
+
+def test_a_link_in_the_way_is_not_followed(tmp_path: Path) -> None:
+    """What it leads to is nothing of ours."""
+    (tmp_path / "else").write_text("somebody's")
+    (tmp_path / ".zone.tmp").symlink_to("else")
+    with pytest.raises(OSError, match="symbolic links"):
+        files.put(tmp_path / "zone", b"new")
+    assert (tmp_path / "else").read_text() == "somebody's"
+
+
+def test_what_was_kept_goes_back_without_room(tmp_path: Path) -> None:
+    """Later than what it takes the place of, whatever the clock says: name servers go by that."""
+    path = tmp_path / "zone"
+    path.write_text("old")
+    files.put_all(tmp_path, [("zone", b"new")], keep={"zone"})
+    ahead = time.time_ns() + 3_600_000_000_000
+    os.utime(path, ns=(ahead, ahead))
+    files.put_back(str(path))
+    assert (path.read_text(), files.kept(path)) == ("old", b"old")
+    assert path.stat().st_mtime_ns > ahead
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".zone.last", "zone"]
 
 
 def test_a_spare_file_is_written_anew(tmp_path: Path) -> None:

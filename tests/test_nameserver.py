@@ -1,6 +1,10 @@
 """The primary's own programs: scripts in their place, and each kind's real checker."""
 
+import os
+import signal
 import stat
+import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -72,6 +76,30 @@ def test_a_hung_program_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         nameserver.reload(hung)
     with pytest.raises(SourceRefused, match=r"not checked: .*program: no end within 0\.2 s"):
         nameserver.check(hung, "example.org", b"")
+
+
+def test_a_program_that_may_not_be_killed_is_left_to_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As sudo may not, by whoever called it: nobody waits for its end."""
+    left = list[subprocess.Popen[bytes]]()
+
+    def kill(process: subprocess.Popen[bytes]) -> None:
+        left.append(process)
+        raise PermissionError
+
+    monkeypatch.setattr(nameserver, "_RELOAD_SECONDS", 0.1)
+    monkeypatch.setattr(subprocess.Popen, "kill", kill)
+    hung = primary(tmp_path, "exec sleep 600")
+    began = time.monotonic()
+    try:
+        with pytest.raises(ReloadError, match=r"no end within 0\.1 s$"):
+            nameserver.reload(hung)
+        assert time.monotonic() - began < 60
+    finally:
+        for process in left:
+            os.kill(process.pid, signal.SIGKILL)
+            process.wait()
 
 
 def test_a_missing_program_is_named() -> None:

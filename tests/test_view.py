@@ -324,7 +324,7 @@ def test_the_files_speak_where_a_command_came_after_the_last_run(config: Config)
 
 def test_a_run_that_came_to_nothing_leaves_no_old_verdict(config: Config) -> None:
     """The zones are as the files say; who is down was not asked, nor the primary."""
-    error = StateError(Path("/s/pin.json"), "is damaged:\n no")
+    error = "/s/pin.json: is damaged:\n no"
     judged = Judgement({}, "main", "blind", "missing", False, Decision("main", None, ""))
     outcome = replace(OUTCOME, judgement=judged)
     its = remembered(config, Latest(outcome, error, NOW))

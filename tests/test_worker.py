@@ -180,6 +180,27 @@ def test_what_fails_is_logged_once_for_each_new_reason(caplog: pytest.LogCapture
     assert all(record.exc_info is None for record in caplog.records)
 
 
+def test_a_run_that_came_to_nothing_heals_no_zone(caplog: pytest.LogCaptureFixture) -> None:
+    """What failed before it is not said to be over, nor told again after it."""
+    caplog.set_level("INFO")
+    failed = {"example.org": ZoneOutcome(failed="verify", reason="ns1 answers REFUSED")}
+    ends = [replace(OUTCOME, zones=failed), None, replace(OUTCOME, zones=failed)]
+
+    def converge(_: Trigger, _word: Word | None) -> Outcome:
+        if (end := ends.pop(0)) is None:
+            raise StateError(Path("/s/meant.json"), "is damaged")
+        return end
+
+    with running(Worker(converge, every=3600)) as worker:
+        for _ in range(2):
+            worker.request(None).exception(5)
+    assert [(its.message, vars(its)["what"]) for its in caplog.records] == [
+        ("failed", "verify of example.org"),
+        ("failed", "state"),
+        ("no longer failing", "state"),
+    ]
+
+
 def test_what_a_first_start_refuses_is_logged_once_for_each_new_reason(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

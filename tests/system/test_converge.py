@@ -192,6 +192,35 @@ def test_a_switch_by_another_process_is_told_and_counted(
     assert program.metric("switches_total", **{"from": "main", "to": "backup", "cause": "pin"}) == 1
 
 
+def test_a_fault_of_our_own_is_counted_and_known(
+    program: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever it is: the alerts and the status go by it, until a run ends well."""
+
+    def broken(*_: object) -> None:
+        raise ValueError("of our own")
+
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(converge.Publisher, "publish", broken)
+        with pytest.raises(ValueError, match="of our own"):
+            program.run("start")
+    assert program.metric("converge_failures_total", step="unexpected") == 1
+    assert program.converger.latest.error == "ValueError('of our own')"
+    program.run("timer")
+    assert program.converger.latest.error is None
+
+
+@pytest.mark.parametrize("data", ["A \\# 4 7f350005", "A 127.53.0.\\053", "TYPE1 \\# 4 7F350005"])
+def test_an_address_in_other_words_is_read_too(program: Program, data: str) -> None:
+    """RFC 3597's, or escaped: the secondaries are to have it, and no run stumbles over it."""
+    edit(program.stack, "example.org", "\nwww ", f"\n@ {data}\nwww ")
+    assert not program.run("request", Forced(("example.org",))).failed
+    program.down["main"] = True
+    program.run("timer")
+    assert program.told == {"example.net": TODAY + 1, "example.org": TODAY + 2}
+    assert ip_address("127.53.0.5") in program.addresses["example.org"]
+
+
 def test_a_second_run_changes_nothing(program: Program) -> None:
     """No file is touched, no serial moves, nothing is reloaded."""
     files_before = {p.name: p.stat().st_mtime_ns for p in program.stack.layout.published.iterdir()}
@@ -1000,7 +1029,7 @@ def test_a_zone_that_cant_be_written_holds_up_no_other(program: Program) -> None
     program.down["main"] = True
     its = program.run().zones["example.org"]
     assert its.failed == "write"
-    assert its.reason == f"{in_the_way.with_name('example.org')}: Is a directory"
+    assert its.reason == f"{in_the_way.with_name('example.org')}: {in_the_way}: Is a directory"
     program.serves(
         {
             "example.net": (TODAY + 1, program.stack.backup),

@@ -6,13 +6,14 @@ as it is, holds up no other zone, and heals by itself once it is gone.
 Mounting small disks takes root; the daemon itself runs without root's power over others' files.
 """
 
+import errno
 import os
 import re
 import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -24,7 +25,7 @@ import requests
 from observed import SOON, at_serials, log, metrics, moved, places, raised, serials
 from test_converge import NOW, TODAY, ZONES, Program
 
-from actions import publish, zone
+from actions import files, publish, zone
 from actions.converge import Forced
 from actions.nameserver import find
 from actions.publish import Publisher
@@ -626,6 +627,36 @@ def test_an_accepted_source_that_vanishes_while_it_is_seen_where_the_zones_point
     program.serves(dict.fromkeys(ZONES, (TODAY + 1, program.stack.backup)))
 
 
+def test_a_zone_that_is_lost_after_the_state_was_lost_is_said(program: Program) -> None:
+    """What is found published is on record as what was written is."""
+    shutil.rmtree(state(program.stack))
+    assert not Program(program.stack).run("start").failed
+    assert recorded(program.stack) == dict.fromkeys(ZONES, TODAY)
+    (state(program.stack) / "accepted" / "example.org.base").unlink()
+    assert program.run("start").zones["example.org"].failed == "render"
+
+
+def test_no_serial_goes_down_after_the_state_was_lost(program: Program) -> None:
+    """Though the file is gone, and nobody can be asked."""
+    program.down["main"] = True
+    program.run("webhook")
+    shutil.rmtree(state(program.stack))
+    program.run("start")
+    program.stack.parts["ns1"].kill()
+    (program.stack.layout.published / "example.org").unlink()
+    assert program.run("start").zones["example.org"].serial == TODAY + 2
+
+
+def test_what_a_killed_command_leaves_in_the_state_goes_with_a_run(program: Program) -> None:
+    """The daemon's too, which was there before."""
+    left = [state(program.stack) / ".pin.json.tmp"]
+    left.append(state(program.stack) / "accepted" / ".example.org.base.tmp")
+    for path in left:
+        path.write_text("half")
+    program.run("request")
+    assert not [path for path in left if path.exists()]
+
+
 def test_accepted_sources_that_are_all_lost(program: Program) -> None:
     """Nothing is served wrongly for it, each zone is said; a person's word accepts them anew."""
     shutil.rmtree(state(program.stack) / "accepted")
@@ -960,6 +991,41 @@ def test_a_refused_zone_gets_its_last_good_content_back(program: Program) -> Non
     assert published.read_text() == content.replace(str(TODAY), str(TODAY + 2))
     assert recorded(program.stack)["example.org"] == TODAY + 2
     assert not left_over(program.stack)
+
+
+def test_a_refused_zone_is_served_again_though_it_took_the_last_of_the_disk(stack: Stack) -> None:
+    """What was served goes back in its place before it is written anew."""
+    with mounted(stack.layout.published) as disk:
+        stack.parts["ns1"].restart()
+        program = unchecked(stack)
+        program.run("start")
+        refuse(program)
+        with disk.full(but=1):
+            its = program.run("request", Forced(("example.org",))).zones["example.org"]
+            assert its.failed == "verify"
+            program.serves_org((TODAY + 2, stack.main))
+
+
+def test_a_refused_zone_that_cannot_be_written_anew_is_back_as_it_was(
+    program: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With its old serial, and that is said; once there is room, all is as with any other."""
+    put_all = files.put_all
+
+    def full(folder: Path, contents: Iterable[tuple[str, bytes]], **how: Any) -> dict[str, OSError]:
+        if "keep" in how or folder != program.stack.layout.published:
+            return put_all(folder, contents, **how)
+        return {name: OSError(errno.ENOSPC, "No space left") for name, _ in contents}
+
+    refuse(program)
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(publish.files, "put_all", full)
+        its = program.run("request", Forced(("example.org",))).zones["example.org"]
+    assert its.failed == "write"
+    assert its.reason == (f"last content can't be put back with serial {TODAY + 2}: No space left")
+    program.serves_org((TODAY, program.stack.main))
+    program.run("start")
+    program.serves_org((TODAY + 4, program.stack.main))
 
 
 def test_a_refused_zone_whose_source_is_edited_meanwhile(

@@ -3,7 +3,10 @@
 The short form of `benchmarks/webhook.py`, which tells how many are answered, and how soon.
 """
 
+import resource
+import socket
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 
 import pytest
 from observed import SOON, down_alerts, everywhere, moved, raised, serials, switches
@@ -12,6 +15,7 @@ from benchmarks import load
 from demo.stack import Stack, http, wait_for
 
 CLIENTS = 200
+FILES = 256  # systemd gives a program 1024 at first
 WARM_UP_SECONDS = 1.0
 SECONDS = 3.0
 
@@ -49,3 +53,27 @@ def test_two_hundred_clients_are_answered_and_move_nothing(stack: Stack) -> None
 
     stack.parts["web-main"].kill()
     moved(stack, stack.backup, raised(before, 1))
+
+
+@contextmanager
+def files_at_first(number: int) -> Iterator[None]:
+    """What is started may have so many files open, until it asks for more."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (number, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_connections_that_say_nothing_keep_no_run_from_its_files(stack: Stack) -> None:
+    """Whoever opens them needs no token."""
+    with files_at_first(FILES):
+        stack.parts["actions"].restart()
+    before = serials(stack)
+    where = stack.layout.backup, stack.layout.ports.actions
+    with ExitStack() as opened:
+        for _ in range(2 * FILES):
+            opened.enter_context(socket.create_connection(where))
+        stack.parts["web-main"].kill()
+        moved(stack, stack.backup, raised(before, 1))

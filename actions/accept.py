@@ -33,13 +33,13 @@ _TELL_EVERY_SECONDS = 5.0
 _CHECK_SECONDS = 2.0
 # What is broken may be so for a cause elsewhere, as a checker that is not there, or hangs.
 _CHECK_AGAIN_SECONDS = 60.0
-_TAKES_LONG = "its check takes long"
 _KEPT_SECONDS = {
     "accepted": math.inf,
     "pending": math.inf,
     "unchecked": 0.0,
     "broken": _CHECK_AGAIN_SECONDS,
 }
+_TAKES_LONG = "its check takes long"
 
 
 @dataclass(frozen=True)
@@ -207,15 +207,17 @@ class Watch:
             return Standing("accepted")
         if time.monotonic() >= until:
             return Standing("unchecked")
+        return self._checked(name, path, content, until) or Standing(
+            "pending", "edited" if known else "new"
+        )
+
+    def _checked(self, name: str, path: Path, content: bytes, until: float) -> Standing | None:
+        """How an edited source stands by its check; None where it is good."""
         try:
             faults = _faults(self._config, name, path, content, until)
         except TimeoutError:
             return Standing("unchecked", _TAKES_LONG)
-        return (
-            Standing("broken", faults)
-            if faults
-            else Standing("pending", "edited" if known else "new")
-        )
+        return Standing("broken", faults) if faults else None
 
 
 @dataclass(frozen=True, slots=True)

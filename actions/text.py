@@ -166,11 +166,12 @@ def _wrong_nameservers(its: Document, zones: Mapping[str, Zone]) -> Iterator[str
     for nameserver, stands in {**its.primary, **its.secondaries}.items():
         reasons = defaultdict(list)
         for name, zone in zones.items():
+            if zone.failed and nameserver in its.primary:
+                continue  # the zone's own failure says it
             its_stand = stands.get(name)
             if its_stand is None:
-                if not (zone.failed and nameserver in its.primary):
-                    reasons[unasked].append(name)
-            elif not its_stand.serves and not (zone.failed and nameserver in its.primary):
+                reasons[unasked].append(name)
+            elif not its_stand.serves:
                 reasons[its_stand.reason].append(name)
         for reason, names in reasons.items():
             yield f"  {nameserver}: {reason}: {_some(names)}"

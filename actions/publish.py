@@ -132,17 +132,16 @@ class Publisher:
                 log.error("refusal can't be forgotten", extra={"reason": str(error)})  # noqa: TRY400
 
     def give_back(self, names: Collection[str]) -> Mapping[str, int]:
-        """Publish refused zones' last good contents anew; the serials of those that had any.
-
-        As they were, first: a full disk has room for nothing else.
-        """
+        """Publish refused zones' last good contents anew; the serials of those that had any."""
         last = dict(self._last_contents(set(names) & self.refusable))
-        self._tell_doubts()
-        for name in last:
-            with contextlib.suppress(OSError):
-                files.put_back(self._path(name))
         refused = {name: its for name, (its, _) in last.items()}
-        step, reasons = self._put_anew(refused, {name: text for name, (_, text) in last.items()})
+        self._tell_doubts()
+        step, reasons = self._put_anew(last)
+        if reasons:  # as they were they take no room; then there is that of what was refused
+            for name in reasons:
+                with contextlib.suppress(OSError):
+                    files.put_back(self._path(name))
+            step, reasons = self._put_anew({name: last[name] for name in reasons})
         back = {name: its.serial for name, its in refused.items() if name not in reasons}
         for name, reason in reasons.items():
             why = f"last content can't be put back with serial {refused[name].serial}: {reason}"
@@ -182,20 +181,21 @@ class Publisher:
                 yield name, (its, content)
 
     def _put_anew(
-        self, refused: Mapping[str, Refused], contents: Mapping[str, bytes]
+        self, last: Mapping[str, tuple[Refused, bytes]]
     ) -> tuple[Step, Mapping[str, str]]:
         """Write last contents; what failed, and why, of those that could not be."""
+        folder = self._config.zones.published
         try:
             # Put down first: a run that is killed before the file is in place begins anew.
-            self._refused = {**self._refused, **refused}
+            self._refused = {**self._refused, **{name: its for name, (its, _) in last.items()}}
             self._state.put_refused(self._refused)
-            self._record({name: its.serial for name, its in refused.items()})
-            failed = files.put_all(self._config.zones.published, contents.items())
-            files.sync_folder(self._config.zones.published)
+            self._record({name: its.serial for name, (its, _) in last.items()})
+            failed = files.put_all(folder, ((name, text) for name, (_, text) in last.items()))
+            files.sync_folder(folder)
         except StateError as error:
-            return "state", dict.fromkeys(contents, str(error))
+            return "state", dict.fromkeys(last, str(error))
         except OSError as error:
-            return "write", dict.fromkeys(contents, str(error.strerror))
+            return "write", dict.fromkeys(last, str(error.strerror))
         return "write", {name: str(error.strerror) for name, error in failed.items()}
 
     @property

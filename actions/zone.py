@@ -11,7 +11,6 @@ import ipaddress
 import re
 import struct
 from collections.abc import Hashable, Iterable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from typing import TypeVar, cast
@@ -208,8 +207,11 @@ def _parts(record: Record) -> Iterator[bytes | Hole]:
         yield _hole(record.slots[0].family, record.slots[0].server)
         return
     text = b" ".join(token.text for token in record.rdata).decode("latin-1")
-    with suppress(dns.exception.DNSException, ValueError):  # it may be escaped, or be hexadecimal
-        yield dns.rdata.from_text("IN", record.type, text).to_text().encode()
+    try:
+        address = dns.rdata.from_text("IN", record.type, text)  # it may be escaped, or hexadecimal
+    except (dns.exception.DNSException, ValueError):
+        return
+    yield address.to_text().encode()
 
 
 @cache

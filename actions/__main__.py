@@ -34,6 +34,7 @@ from exporter.config import Config
 log = logging.getLogger(__name__)
 
 _GRACE_SECONDS = 2  # for answers under way when we are told to stop
+_FILES = 65_536  # at most, connections among them
 
 # Followers read the answers of thousands of zones while others are written: between two system
 # calls, who writes must not wait 5 ms for the interpreter, as is usual.
@@ -159,9 +160,9 @@ def run(config: Config) -> int:
 
 
 def _raise_file_limit() -> None:
-    """Who opens a thousand connections must not keep a run from opening a file."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    """Who opens a thousand connections keeps no run from opening a file."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, _FILES)), hard))
 
 
 def _listen(config: Config) -> socket.socket | None:

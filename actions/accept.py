@@ -31,15 +31,16 @@ _TELL_EVERY_SECONDS = 5.0
 
 # A scrape waits, or a person does: what is not checked by then is left to the next look.
 _CHECK_SECONDS = 2.0
-# What is broken may be so for a cause elsewhere, as a checker that is not there, or hangs.
+# What is broken may be so for a cause elsewhere, as a checker that is not there.
 _CHECK_AGAIN_SECONDS = 60.0
+# What takes longer than a look is left to a person's word, mostly: others have to be checked too.
+_CHECK_SLOW_AGAIN_SECONDS = 3600.0
 _KEPT_SECONDS = {
     "accepted": math.inf,
     "pending": math.inf,
     "unchecked": 0.0,
     "broken": _CHECK_AGAIN_SECONDS,
 }
-_TAKES_LONG = "its check takes long"
 
 
 @dataclass(frozen=True)
@@ -69,11 +70,15 @@ class Standing:
     """How a source stands to what was accepted of it, if anything was.
 
     `why`: whether a pending one was "edited" or is "new"; what is wrong with a broken one, a line
-    for each fault. An unchecked one is pending too: there was no time yet to see if it is good.
+    for each fault. An unchecked one is pending too: there was no time yet to see if it is good, or
+    there will not be.
     """
 
     state: Literal["accepted", "pending", "unchecked", "broken", "gone"]
     why: str = ""
+
+
+SLOW = Standing("unchecked", "its check takes long")
 
 
 def check(config: Config, zones: tuple[str, ...]) -> Checked:
@@ -181,14 +186,14 @@ class Watch:
             stand[name] = Standing("broken", f"{folder / file}: {why}")
         known, self._known = self._known, {}
         until = time.monotonic() + _CHECK_SECONDS
-        for name, path in found.paths.items():
+        slow = {name for name, its in known.items() if its.standing == SLOW}
+        for name, path in sorted(found.paths.items(), key=lambda item: item[0] in slow):
             marks = _mark_of(path), accepted.get(name)
             its, now = known.get(name), time.monotonic()
             if its is None or its.marks != marks or now >= its.until:
                 accepted_there = marks[1] is not None
                 stands = self._standing(name, path, until, known=accepted_there)
-                slow = stands.why == _TAKES_LONG
-                kept = _CHECK_AGAIN_SECONDS if slow else _KEPT_SECONDS[stands.state]
+                kept = _CHECK_SLOW_AGAIN_SECONDS if stands == SLOW else _KEPT_SECONDS[stands.state]
                 its = _Looked(marks, stands, now + kept)
             stand[name] = its.standing
             if marks[0] is not None:
@@ -213,10 +218,11 @@ class Watch:
 
     def _checked(self, name: str, path: Path, content: bytes, until: float) -> Standing | None:
         """How an edited source stands by its check; None where it is good."""
+        left = until - time.monotonic()
         try:
             faults = _faults(self._config, name, path, content, until)
-        except TimeoutError:
-            return Standing("unchecked", _TAKES_LONG)
+        except TimeoutError:  # it may have begun late: then it is for the next look
+            return SLOW if left > _CHECK_SECONDS / 2 else Standing("unchecked")
         return Standing("broken", faults) if faults else None
 
 
@@ -271,7 +277,8 @@ def _faults(
     try:
         source = zonefile.parse(name, content, config.servers)
         for rendering in zone.accept(source, config.servers).values():
-            within = max(0.0, until - time.monotonic())
+            if (within := until - time.monotonic()) <= 0:
+                raise TimeoutError
             nameserver.check(config.primary, name, rendering, within=within)
     except zonefile.SourceRefused as refused:
         faults = (

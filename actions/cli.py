@@ -265,7 +265,7 @@ def _serving(config: Config) -> int:
         typer.echo(error, err=True)
         return 1
     if meant is None:
-        typer.echo("nothing is put down yet: no run has ended", err=True)
+        typer.echo("nothing is put down yet: no run has ended, or no source was accepted", err=True)
         return 1
     typer.echo(meant.server)
     return 0

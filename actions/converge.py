@@ -55,7 +55,7 @@ class Unpin:
 Word = Forced | Pin | Unpin  # what a person can ask for, beside a run
 
 
-_NOTHING_ACCEPTED = "no source was accepted yet"
+_NOTHING_ACCEPTED = "no source was accepted yet, so nothing is served"
 _NOTHING_PUT_DOWN = "it is a first start: where the zones point, or else the preferred server"
 
 
@@ -252,21 +252,27 @@ class _Run:
     def pointed_at(self) -> str:
         """Which server most published zones point at; with none, the preferred one."""
         votes: Counter[str] = Counter()
+        unread: StateError | None = None
         folder = self._config.zones.published
         for name, accepted in self._sources.accepted.items():
             try:
                 published, content = files.read(f"{folder}/{name}"), accepted.content()
-            except (OSError, StateError):
-                continue  # publish will say so, where there is a file
+            except OSError:
+                continue  # publish will say so, where there is one
+            except StateError as error:
+                unread = error
+                continue
             source = zonefile.parse(name, content, self._config.servers)
             if server := zone.points_to(source, published, self._config.servers):
                 votes[server] += 1
+        if unread and not votes:
+            raise unread  # else all would go to the preferred one, without a word
         return votes.most_common(1)[0][0] if votes else self._config.preferred
 
     def put_down(self, before: Meant | None, judgement: Judgement, by: str) -> Meant:
         """Record what is meant before anything is done about it, and a switch in the history.
 
-        While no source was ever accepted there is nothing that could point anywhere: then nothing
+        While no source is accepted there is nothing that could point anywhere: then nothing
         is put down, and the next run is a first start too.
         """
         decision = judgement.decision

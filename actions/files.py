@@ -159,9 +159,12 @@ def put_back(path: str) -> None:
     temporary = _beside(path, _TEMPORARY)
     Path(temporary).unlink(missing_ok=True)
     os.link(_beside(path, _LAST), temporary)
-    later = max(time.time_ns(), os.stat(path).st_mtime_ns + _ONE_SECOND_NS)  # noqa: PTH116
-    os.utime(temporary, ns=(later, later))
-    os.replace(temporary, path)  # noqa: PTH105
+    try:
+        later = max(time.time_ns(), os.stat(path).st_mtime_ns + _ONE_SECOND_NS)  # noqa: PTH116
+        os.utime(temporary, ns=(later, later))
+        os.replace(temporary, path)  # noqa: PTH105  which does nothing where they are one file
+    finally:
+        Path(temporary).unlink(missing_ok=True)  # else what is written next goes into what is kept
 
 
 def drop(path: _StrPath, *, spare: bool = False) -> None:

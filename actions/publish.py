@@ -150,6 +150,11 @@ class Publisher:
                 there = zone.serial_of(name, files.read(self._path(name)))
                 if there is not None and there != self._tally.zones[name].serial:
                     back[name] = there
+                    refused[name] = self._refusal(name, refused[name].rendering, there)
+        if reasons:  # else what was refused would be tried again at once
+            self._refused = {**self._refused, **refused}
+            with contextlib.suppress(StateError):
+                self._state.put_refused(self._refused)
         for name, serial in back.items():
             self._held.add(name)
             self._tally.put(name, serial, written=True)
@@ -161,7 +166,6 @@ class Publisher:
 
     def _last_contents(self, names: Collection[str]) -> Iterator[tuple[str, tuple[Refused, bytes]]]:
         """What is to be put down of these zones, and what was served of them with a new serial."""
-        again = self._now + _TRY_AGAIN
         for name in names:
             try:
                 last = files.kept(self._path(name)) or b""
@@ -172,13 +176,18 @@ class Publisher:
                 rendering = ""  # where its source can't be read now, no text is held back
                 with contextlib.suppress(StateError):
                     rendering = self._mark(name, self._sources[name].content())
-                reason = (
-                    f"{self._config.primary.name} answers SERVFAIL to what its checker took;"
-                    f" its last content is back, with serial {serial}; tried again at"
-                    f" {again:%H:%M} UTC, or by zonerw rewrite --forced {name}"
-                )
-                its = Refused(rendering=rendering, serial=serial, again=again, reason=reason)
-                yield name, (its, content)
+                yield name, (self._refusal(name, rendering, serial), content)
+
+    def _refusal(self, name: str, rendering: str, serial: int) -> Refused:
+        again = self._now + _TRY_AGAIN
+        return Refused(
+            rendering=rendering,
+            serial=serial,
+            again=again,
+            reason=f"{self._config.primary.name} answers SERVFAIL to what its checker took;"
+            f" its last content is back, with serial {serial}; tried again at"
+            f" {again:%H:%M} UTC, or by zonerw rewrite --forced {name}",
+        )
 
     def _put_anew(
         self, last: Mapping[str, tuple[Refused, bytes]]

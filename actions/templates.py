@@ -14,7 +14,7 @@ from actions.zone import Values
 from exporter import zonefile
 from exporter.config import Server
 
-_ANEW = "zonerw rewrite --forced {} accepts it anew"
+_ANEW = "zonerw rewrite --forced {} accepts it anew, once it is right"
 
 
 @dataclass(frozen=True, slots=True)

@@ -128,7 +128,7 @@ def _troubles(its: Document) -> Iterator[str]:
     if troubles:
         yield "trouble:"
         yield from (f"  {trouble}" for trouble in troubles)
-    if its.troubles:
+    if any(trouble.file.endswith((".json", ".jsonl")) for trouble in its.troubles):
         yield "  a damaged file of the state can be moved away; it is found out anew if possible"
 
 
@@ -189,6 +189,8 @@ def _sources(its: Document) -> Iterator[str]:
                 yield f"{name} is new, and not accepted yet: {publish} publishes it"
             case Standing("pending"):
                 yield f"{name} was edited since it was accepted: {publish} publishes it"
+            case Standing("unchecked", why) if why:
+                yield f"{name} was edited since it was accepted, and {why}: {publish} publishes it"
             case Standing("unchecked"):
                 yield f"{name} was edited since it was accepted, and is not checked yet"
             case Standing("gone"):

@@ -221,7 +221,7 @@ _ADDRESS_TYPES: tuple[Literal["A", "AAAA"], ...] = ("A", "AAAA")
 # --- records --------------------------------------------------------------------------------
 
 _TTL = re.compile(rb"\d+|(?:\d+[wdhms])+", re.IGNORECASE)
-_GENERIC_TYPE, _MAX_TYPE = re.compile(r"TYPE([0-9]{1,5})"), 65535
+_GENERIC_TYPE, _MAX_TYPE = re.compile(r"TYPE([0-9]+)"), 65535
 _CLASS = re.compile(rb"IN|CH|HS|CLASS\d+", re.IGNORECASE)
 
 

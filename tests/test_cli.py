@@ -75,7 +75,7 @@ def test_who_serves_in_one_word(config: Path) -> None:
     state = State(config.parent / "state")
     none = zonerw(config, "status", "--serving")
     assert (none.exit_code, none.stdout) == (1, "")
-    assert none.stderr == "nothing is put down yet: no run has ended\n"
+    assert none.stderr == "nothing is put down yet: no run has ended, or no source was accepted\n"
     state.put_down(MEANT)
     (state.folder / "pin.json").write_text("{")
     done = zonerw(config, "status", "--serving")

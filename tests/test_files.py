@@ -2,6 +2,7 @@
 
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -111,6 +112,20 @@ def test_what_was_kept_goes_back_without_room(tmp_path: Path) -> None:
     assert (path.read_text(), files.kept(path)) == ("old", b"old")
     assert path.stat().st_mtime_ns > ahead
     assert sorted(p.name for p in tmp_path.iterdir()) == [".zone.last", "zone"]
+
+
+@pytest.mark.parametrize("there", ["nothing", "the same"])
+def test_what_was_kept_is_never_written_into(tmp_path: Path, there: str) -> None:
+    """Whatever stands in its place, if anything does: it is the only good copy."""
+    path = tmp_path / "zone"
+    path.write_text("old")
+    os.link(path, tmp_path / ".zone.last")
+    if there == "nothing":
+        path.unlink()
+    with suppress(FileNotFoundError):
+        files.put_back(str(path))
+    assert not (tmp_path / ".zone.tmp").exists()
+    assert files.kept(path) == b"old"
 
 
 def test_a_spare_file_is_written_anew(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from witnesses import of
 
 from actions import decide, state, text
-from actions.accept import Standing
+from actions.accept import SLOW, Standing
 from actions.judge import Judgement
 from actions.notify import Behind, Serves
 from actions.outcome import Outcome, ZoneOutcome
@@ -364,6 +364,9 @@ def test_sources_that_are_all_gone_are_no_reason_to_retire_them() -> None:
          " it is served on as it was accepted:\n  no\n")),
         (Standing("gone"), replace(ZONES["example.net"], reason="is gone; served on"),
          "at most)\n\nthe source of example.net is gone;"),
+        (SLOW, ZONES["example.net"],
+         ("\n\nexample.net was edited since it was accepted, and its check takes long:"
+          " zonerw rewrite --forced example.net publishes it\n")),
     ],
 )  # fmt: skip
 def test_what_is_wrong_with_a_zone_is_said_once(

@@ -237,7 +237,7 @@ def test_what_the_next_run_would_write_anew_is_said(
     )
     names_no_server = (
         "@IP:backup@ names no server; expected one of main;"
-        " zonerw rewrite --forced example.org accepts it anew"
+        " zonerw rewrite --forced example.org accepts it anew, once it is right"
     )
     unfit = looked(fewer).zones["example.org"]
     assert (unfit.failed, unfit.reason) == (

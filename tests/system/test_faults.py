@@ -30,6 +30,7 @@ from actions.converge import Forced
 from actions.nameserver import find
 from actions.publish import Publisher
 from actions.state import State, StateError
+from actions.templates import Accepted
 from demo.stack import Stack, http, wait_for
 
 NOBODY = 65534  # whose files a program without root's powers can't use
@@ -627,6 +628,26 @@ def test_an_accepted_source_that_vanishes_while_it_is_seen_where_the_zones_point
     program.serves(dict.fromkeys(ZONES, (TODAY + 1, program.stack.backup)))
 
 
+def test_sources_that_cannot_be_read_give_nobody_the_zones(
+    program: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where nothing is put down, nobody knows who serves then: it is no reason to hand back."""
+    program.down["main"] = True
+    program.run("webhook")
+    (state(program.stack) / "meant.json").unlink()
+    program.down["main"] = False
+
+    def unreadable(its: Accepted) -> bytes:
+        raise StateError(Path(its.name), "can't be read: Too many open files")
+
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(Accepted, "content", unreadable)
+        with pytest.raises(StateError, match="Too many open files"):
+            program.run("timer")
+    assert State(program.config.actions.state).meant() is None
+    program.serves(dict.fromkeys(ZONES, (TODAY + 1, program.stack.backup)))
+
+
 def test_a_zone_that_is_lost_after_the_state_was_lost_is_said(program: Program) -> None:
     """What is found published is on record as what was written is."""
     shutil.rmtree(state(program.stack))
@@ -1009,7 +1030,7 @@ def test_a_refused_zone_is_served_again_though_it_took_the_last_of_the_disk(stac
 def test_a_refused_zone_that_cannot_be_written_anew_is_back_as_it_was(
     program: Program, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With its old serial, and that is said; once there is room, all is as with any other."""
+    """With its old serial, and that is said; it stays so, and no serial is used up by it."""
     put_all = files.put_all
 
     def full(folder: Path, contents: Iterable[tuple[str, bytes]], **how: Any) -> dict[str, OSError]:
@@ -1021,10 +1042,18 @@ def test_a_refused_zone_that_cannot_be_written_anew_is_back_as_it_was(
     with monkeypatch.context() as meanwhile:
         meanwhile.setattr(publish.files, "put_all", full)
         its = program.run("request", Forced(("example.org",))).zones["example.org"]
-    assert its.failed == "write"
-    assert its.reason == (f"last content can't be put back with serial {TODAY + 2}: No space left")
+        assert its.failed == "write"
+        why = f"last content can't be put back with serial {TODAY + 2}: No space left"
+        assert its.reason == why
+        program.serves_org((TODAY, program.stack.main))
+        for trigger in ("timer", "webhook", "start"):
+            its = program.run(trigger).zones["example.org"]
+            assert (its.failed, its.serial) == ("verify", TODAY)
+            assert f"its last content is back, with serial {TODAY}; tried again" in its.reason
+    assert recorded(program.stack)["example.org"] == TODAY + 2
     program.serves_org((TODAY, program.stack.main))
-    program.run("start")
+    assert not left_over(program.stack)
+    program.run("request", Forced(("example.org",)))
     program.serves_org((TODAY + 4, program.stack.main))
 
 

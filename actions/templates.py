@@ -14,7 +14,7 @@ from actions.zone import Values
 from exporter import zonefile
 from exporter.config import Server
 
-_ANEW = "zonerw rewrite --forced {} accepts it anew, once it is right"
+_ANEW = "zonerw rewrite --forced {} accepts it anew"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +75,7 @@ class Templates:
             except zonefile.SourceRefused as error:
                 # It was right when it was accepted: the configuration has changed since.
                 path, faults = self._state.path_of(name), "; ".join(map(str, error.faults))
-                refused[name] = f"{path}:{faults}; {_ANEW.format(name)}"
+                refused[name] = f"{path}:{faults}; {_ANEW.format(name)}, once it is right"
             except StateError as error:
                 refused[name] = str(error)
         self._known = sources

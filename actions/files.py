@@ -7,7 +7,6 @@ is left to the callers, who hold the lock.
 
 import os
 import stat
-import time
 from collections.abc import Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
@@ -160,8 +159,7 @@ def put_back(path: str) -> None:
     Path(temporary).unlink(missing_ok=True)
     os.link(_beside(path, _LAST), temporary)
     try:
-        later = max(time.time_ns(), os.stat(path).st_mtime_ns + _ONE_SECOND_NS)  # noqa: PTH116
-        os.utime(temporary, ns=(later, later))
+        _freshen(temporary, path)
         os.replace(temporary, path)  # noqa: PTH105  which does nothing where they are one file
     finally:
         Path(temporary).unlink(missing_ok=True)  # else what is written next goes into what is kept
@@ -213,8 +211,8 @@ def _beside(path: _StrPath, suffix: str) -> str:
     return f"{folder}/.{name}{suffix}"
 
 
-def _freshen(descriptor: int, replaced: str) -> None:
-    """Give the new file an mtime later than the old one's, whatever the clock says.
+def _freshen(new: int | str, replaced: str) -> None:
+    """Give the new file, open or not, an mtime later than the old one's, whatever the clock says.
 
     NSD takes a file with the same mtime for the same file, BIND one with an older mtime too.
     """
@@ -222,5 +220,5 @@ def _freshen(descriptor: int, replaced: str) -> None:
         old = os.stat(replaced).st_mtime_ns  # noqa: PTH116
     except FileNotFoundError:
         return
-    if os.fstat(descriptor).st_mtime_ns <= old:
-        os.utime(descriptor, ns=(old + _ONE_SECOND_NS, old + _ONE_SECOND_NS))
+    if os.stat(new).st_mtime_ns <= old:  # noqa: PTH116
+        os.utime(new, ns=(old + _ONE_SECOND_NS, old + _ONE_SECOND_NS))

@@ -604,13 +604,18 @@ def test_an_accepted_source_that_is_edited_in_the_middle_of_a_run(
     assert not left_over(program.stack)
 
 
+def switched_without_record(program: Program) -> None:
+    """Have main down, the backup served, and nothing but the zones say so."""
+    program.down["main"] = True
+    program.run("webhook")
+    (state(program.stack) / "meant.json").unlink()
+
+
 def test_an_accepted_source_that_vanishes_while_it_is_seen_where_the_zones_point(
     program: Program, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The others tell, where nothing is put down; that one is said, and stays as it is."""
-    program.down["main"] = True
-    program.run("webhook")
-    (state(program.stack) / "meant.json").unlink()
+    switched_without_record(program)
     path = state(program.stack) / "accepted" / "example.org.base"
     points_to = zone.points_to
 
@@ -632,9 +637,7 @@ def test_sources_that_cannot_be_read_give_nobody_the_zones(
     program: Program, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where nothing is put down, nobody knows who serves then: it is no reason to hand back."""
-    program.down["main"] = True
-    program.run("webhook")
-    (state(program.stack) / "meant.json").unlink()
+    switched_without_record(program)
     program.down["main"] = False
 
     def unreadable(its: Accepted) -> bytes:

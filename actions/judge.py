@@ -83,8 +83,9 @@ def judge(
 
 
 def mark(server: Server) -> str:
-    """What a server's "seen up" holds for: where it is looked at, and by which checks."""
-    looked_at = server.model_dump(
+    """What a server's "seen up" holds for: where it is looked at, and what is required there."""
+    judged_by = server.model_copy(update={"checks": server.required})
+    looked_at = judged_by.model_dump(
         mode="json", include={"addresses", "look_at", "checks"}, exclude_defaults=True
     )
     return hashlib.sha256(json.dumps(looked_at, sort_keys=True).encode()).hexdigest()[:16]

@@ -140,9 +140,9 @@ class Memory:
 def take(config: Config, servers: Sequence[str], count: int) -> list[Round]:
     """Take rounds that begin 250 ms apart; the last one ends two deadlines of a look later at most.
 
-    Only a server's first address is looked at: by it a server is judged.
+    Only what judges a server is looked at: its first address, by the checks that are required.
     """
-    looked_at = {name: _first_address_only(config.servers[name]) for name in servers}
+    looked_at = {name: config.servers[name].judged for name in servers}
     timeout = min(_LONGEST_SECONDS, max(_SHORTEST_SECONDS, config.policy.every))
 
     def one(number: int) -> Round:
@@ -288,10 +288,6 @@ def _ask_references(config: Config, timeout: float) -> Mapping[str, probes.Up | 
             break
     pool.shutdown(wait=False)
     return answers
-
-
-def _first_address_only(server: Server) -> Server:
-    return server.model_copy(update={"look_at": server.looked_at[:1]})
 
 
 def _some_up(results: Mapping[str, probes.Up | probes.Down]) -> bool:

@@ -17,7 +17,7 @@ import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, Self, get_args, get_origin
 from urllib.parse import urlsplit
 
 import dns.exception
@@ -28,13 +28,15 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    Discriminator,
     Field,
+    Tag,
     ValidationError,
     ValidationInfo,
     field_validator,
     model_validator,
 )
-from pydantic_core import ErrorDetails
+from pydantic_core import ErrorDetails, PydanticCustomError
 
 from exporter.kinds import KINDS
 
@@ -149,6 +151,13 @@ def _plain(address: Address) -> Address:
     return address
 
 
+def _boolean(value: object) -> object:
+    """True or false; 1 and "yes", which pydantic takes too, are neither."""
+    if isinstance(value, bool):
+        return value
+    raise ValueError("true or false")
+
+
 def _matching(pattern: str) -> Callable[[str], str]:
     def parse(text: str) -> str:
         if not re.fullmatch(pattern, text):
@@ -194,6 +203,12 @@ def _with_host(url: str) -> str:
             "a host of letters, digits, hyphens and underscores, 1 to 63 between dots, 253 in all"
         )
     return url
+
+
+def _host(text: str) -> str:
+    if not _HOST_NAME.fullmatch(text) or text.endswith("."):
+        raise ValueError(text)
+    return text
 
 
 def _key_name(text: str) -> str:
@@ -326,6 +341,7 @@ Name = Annotated[
 ]
 Kind = Annotated[str, _text(_known_kind, _any_of(map(json.dumps, KINDS)))]
 NameserverName = Annotated[Name, _once("a name that no other nameserver has")]
+TrueOrFalse = Annotated[bool, BeforeValidator(_boolean)]
 AbsolutePath = Annotated[Path, _text(_absolute, 'an absolute path such as "/etc/zonerw"')]
 Port = Annotated[int, _whole(1, 65535)]
 Command = Annotated[
@@ -379,21 +395,82 @@ class _Section(BaseModel):
         return dict.fromkeys(required) | table
 
 
-class Check(_Section):
-    """How it is told that a server does its work: GET `url`, status 200."""
+class HttpCheck(_Section):
+    """GET `url` has to be answered with status 200, and with `contains` in the page."""
 
     url: Annotated[
         str,
         _text(_url, 'a URL in ASCII such as "http://www.example.org/index.html"'),
         AfterValidator(_with_host),
     ]
+    contains: Annotated[str, _text(_matching("(?s).+"), 'text such as "welcome"')] | None = None
+    follow_redirects: TrueOrFalse = False
+    required: TrueOrFalse = True  # if not, it is shown, and makes no server down
+
+
+class TcpCheck(_Section):
+    """A connection to the port `tcp`, which says at once what begins with `banner`.
+
+    `tls`: the name that is asked for, and in the certificate, where TLS is spoken from the start.
+    """
+
+    tcp: Port
+    tls: Annotated[str, _text(_host, 'a name in lower case such as "mail.example.org"')] | None = (
+        None
+    )
+    banner: Annotated[str, _text(_matching("(?s).+"), 'text such as "220 "')] | None = None
+    required: TrueOrFalse = True
+
+
+class DnsCheck(_Section):
+    """A question for the SOA of the zone `dns` has to be answered, with authority."""
+
+    dns: Annotated[str, _text(_host, 'a zone in lower case such as "example.org"')]
+    port: Port = 53
+    required: TrueOrFalse = True
+
+
+# How it is told that a server does its work.
+Check = HttpCheck | TcpCheck | DnsCheck
+
+# By the key that says which kind a check is; a tag is nothing that a key could be.
+_CHECKS: Mapping[str, type[_Section]] = {"url": HttpCheck, "tcp": TcpCheck, "dns": DnsCheck}
+_TAGS = {f"[{key}]": kind for key, kind in _CHECKS.items()}
+
+
+def _kind_of_check(table: object) -> str | None:
+    """The tag of a check's kind; None where that can't be told."""
+    if isinstance(table, Check):
+        return next(tag for tag, kind in _TAGS.items() if isinstance(table, kind))
+    if not isinstance(table, dict):
+        return "[url]"  # which says that it has to be a table
+    kinds = [tag for tag in _TAGS if tag.strip("[]") in table]
+    return kinds[0] if len(kinds) == 1 else None
+
+
+_AnyCheck = Annotated[
+    Annotated[HttpCheck, Tag("[url]")]
+    | Annotated[TcpCheck, Tag("[tcp]")]
+    | Annotated[DnsCheck, Tag("[dns]")],
+    Discriminator(
+        _kind_of_check,
+        custom_error_type="kind_of_check",
+        custom_error_message=f"exactly one of the keys {_any_of(_CHECKS)}",
+    ),
+]
+
+
+def _one_required(checks: dict[str, Check]) -> dict[str, Check]:
+    if checks and not any(check.required for check in checks.values()):
+        raise PydanticCustomError("none_required", "at least one check that is required")
+    return checks
 
 
 class Server(_Section):
     """A machine where services run."""
 
     addresses: Addresses
-    checks: dict[Name, Check] = {}
+    checks: Annotated[dict[Name, _AnyCheck], AfterValidator(_one_required)] = {}
     look_at: LookedAt | None = None
 
     @property
@@ -411,12 +488,22 @@ class Server(_Section):
         """The addresses that probes connect to; the first one judges the server."""
         return self.look_at or self.addresses
 
+    @property
+    def required(self) -> dict[str, Check]:
+        """The configured checks without which it is down."""
+        return {name: check for name, check in self.checks.items() if check.required}
+
+    @property
+    def judged(self) -> Self:
+        """The server with nothing but what judges it: its first address, the required checks."""
+        return self.model_copy(update={"look_at": self.looked_at[:1], "checks": self.required})
+
     def checks_at(self, address: Address) -> Mapping[str, Check]:
         """The checks made at one address: those configured, else the default page."""
         if self.checks:
             return self.checks
         host = f"[{address}]" if address.version == 6 else str(address)  # noqa: PLR2004
-        return {"web": Check(url=f"http://{host}/index.html")}
+        return {"web": HttpCheck(url=f"http://{host}/index.html")}
 
 
 class Zones(_Section):
@@ -623,6 +710,8 @@ def _sentence(fault: ErrorDetails) -> str:
             given, expected = "", f"a table [{place}]"  # what is there could be a secret
         case "dict_type":
             given, expected = "", f"tables [{place}.NAME]"
+        case "kind_of_check" | "none_required":
+            given, expected = "", fault["msg"]  # what is there is a table, or several
         case "literal_error":
             expected = fault["ctx"]["expected"].replace("'", '"')
         case _:
@@ -638,6 +727,8 @@ def _place(loc: tuple[int | str, ...]) -> str:
     """The key as TOML spells it."""
     place = ""
     for part in loc:
+        if part in _TAGS:
+            continue
         if isinstance(part, int):
             place += f"[{part}]"
         else:
@@ -651,6 +742,9 @@ def _keys_beside(loc: tuple[int | str, ...]) -> Iterable[str]:
     here: Any = _File
     for part in loc[:-1]:
         named = get_origin(here) is dict
+        if part in _TAGS:
+            here = _TAGS[str(part)]
+            continue
         here = get_args(here)[1] if named else here.model_fields[part].annotation
         if type(None) in get_args(here):
             here = get_args(here)[0]

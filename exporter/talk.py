@@ -17,7 +17,7 @@ from typing import Generic, TypeVar
 import dns.flags
 
 from exporter.config import Nameserver
-from exporter.probes import network_reason
+from exporter.reasons import network_reason
 
 # A lost packet, or one that the nameserver's rate limit dropped, costs a resend, not the answer.
 TRIES = 3

@@ -16,7 +16,7 @@ from prometheus_client import CollectorRegistry
 
 from exporter import config as configuration
 from exporter.collector import GROUPS, LastSeen, Sources, SourcesError, collect
-from exporter.config import Check, Config, Nameserver, Server
+from exporter.config import Config, HttpCheck, Nameserver, Server
 
 SLACK = 1.0
 
@@ -116,8 +116,8 @@ def test_a_server_is_judged_by_all_its_checks(tmp_path: Path, start_web: StartWe
     port = start_web().port
     config = config_of(tmp_path, {"main": port})
     checks = {
-        "web": Check(url=f"http://www.example.org:{port}/index.html"),
-        "shop": Check(url=f"http://www.example.org:{port}/shop.html"),
+        "web": HttpCheck(url=f"http://www.example.org:{port}/index.html"),
+        "shop": HttpCheck(url=f"http://www.example.org:{port}/shop.html"),
     }
     server = config.servers["main"].model_copy(update={"checks": checks})
     seen = collect(with_server(config, server), LastSeen(), ["servers"], 5)

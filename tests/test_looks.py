@@ -170,7 +170,7 @@ class Machine:
         """Let go of all looks that still wait."""
         self._gate.set()
 
-    def _probe(self, _check: object, address: object, timeout: float) -> Up | Down:
+    def _probe(self, _check: object, address: object, timeout: float, **_: object) -> Up | Down:
         return self._look(str(address), timeout)
 
     def _ask(self, reference: Reference, timeout: float) -> Up | Down:

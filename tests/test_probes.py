@@ -23,8 +23,9 @@ import pytest
 from conftest import StartNsd, StartWeb, free_port
 from responder import Responder
 
-from exporter.config import Address, Check, Reference, Server
-from exporter.probes import Down, Up, ask_reference, judge, look, network_reason, probe
+from exporter.config import Address, HttpCheck, Reference, Server
+from exporter.probes import Down, Up, ask_reference, judge, look, probe
+from exporter.reasons import network_reason
 
 LOOPBACK = ip_address("127.0.0.1")
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\nwelcome"
@@ -96,17 +97,17 @@ def pours(head: bytes) -> Callable[[socket.socket], None]:
     return answer
 
 
-def http_check(port: int, host: str = "www.example.invalid") -> Check:
-    return Check(url=f"http://{host}:{port}/index.html")
+def http_check(port: int, host: str = "www.example.invalid") -> HttpCheck:
+    return HttpCheck(url=f"http://{host}:{port}/index.html")
 
 
-def timed(check: Check, timeout: float, address: Address = LOOPBACK) -> tuple[Up | Down, float]:
+def timed(check: HttpCheck, timeout: float, address: Address = LOOPBACK) -> tuple[Up | Down, float]:
     started = time.monotonic()
     result = probe(check, address, timeout)
     return result, time.monotonic() - started
 
 
-def assert_timeout(check: Check, stage: str) -> None:
+def assert_timeout(check: HttpCheck, stage: str) -> None:
     """The one deadline held, and the probe tells where it was by then."""
     result, seconds = timed(check, 0.5)
     assert isinstance(result, Down)
@@ -117,7 +118,7 @@ def assert_timeout(check: Check, stage: str) -> None:
 @pytest.fixture(autouse=True)
 def _nothing_left_behind() -> Iterator[None]:
     """A probe leaves neither thread nor socket behind, however it ended."""
-    probe(Check(url="http://127.0.0.1:1/"), LOOPBACK, 0.1)  # what is opened once for all
+    probe(HttpCheck(url="http://127.0.0.1:1/"), LOOPBACK, 0.1)  # what is opened once for all
     threads, sockets = threading.active_count(), len(os.listdir("/proc/self/fd"))  # noqa: PTH208
     yield
     assert threading.active_count() == threads
@@ -257,7 +258,7 @@ def test_headers_that_drip_are_cut_off(scheme: str) -> None:
     # Over TLS the drip is a handshake record of 16 KiB that does not come to its end.
     content = b"HTTP/1.1 200 OK\r\n" if scheme == "http" else b"\x16\x03\x03\x40\x00\x02"
     with Listening(lambda connection: web.drip(connection, content + bytes(9999))) as web:
-        check = Check(url=f"{scheme}://www.example.invalid:{web.port}/")
+        check = HttpCheck(url=f"{scheme}://www.example.invalid:{web.port}/")
         assert_timeout(check, "waiting for the answer")
 
 
@@ -353,7 +354,7 @@ def test_reasons_are_few(error: OSError, reason: str) -> None:
 def test_a_url_that_nobody_can_ask_for_is_down(url: str) -> None:
     """The fault is ours, and told as such, whatever the configuration has let pass."""
     with Listening(None) as web:
-        check = Check.model_construct(url=url.format(web.port))
+        check = HttpCheck.model_construct(url=url.format(web.port))
         result = probe(check, LOOPBACK, 2)
     assert isinstance(result, Down)
     assert result.reason == "unusable url"
@@ -431,7 +432,7 @@ def test_the_certificate_has_to_be_right(
     trust = ssl.create_default_context(cafile=certificate) if trusted else None
     with https_server(certificate, key) as (web, names):
         url = f"https://{host}:{web.port}/"
-        result = probe(Check(url=url), LOOPBACK, 2, trust=trust)
+        result = probe(HttpCheck(url=url), LOOPBACK, 2, trust=trust)
         assert names == [host]
         assert bool(web.heard) == (reason is None)
     assert (result.reason if isinstance(result, Down) else None) == reason
@@ -441,7 +442,7 @@ def test_https_to_a_plain_web_server_is_down() -> None:
     """No TLS is no page."""
     with Listening(says(OK)) as web:
         url = f"https://www.example.invalid:{web.port}/"
-        result = probe(Check(url=url), LOOPBACK, 2)
+        result = probe(HttpCheck(url=url), LOOPBACK, 2)
     assert isinstance(result, Down)
     assert result.reason == "tls"
 
@@ -457,7 +458,7 @@ def test_reading_whom_to_trust_costs_no_server_its_time(monkeypatch: pytest.Monk
         waits.wait(1.0)
         return ssl.create_default_context()
 
-    monkeypatch.setattr("exporter.probes._trust", slow)
+    monkeypatch.setattr("exporter.line.trust", slow)
     with Listening(says(OK)) as web:
         assert isinstance(probe(http_check(web.port), LOOPBACK, 0.9), Up)
 
@@ -651,17 +652,6 @@ def test_a_silent_dns_reference_is_a_timeout_after_several_tries() -> None:
     with Responder(says_nothing) as responder:
         assert_silence(at(responder), "waiting for the answer")
     assert len(responder.asked) == 3
-
-
-def test_a_dns_reference_that_never_replied_is_down_whatever_the_clock_says(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """All tries are over: that alone is the failure, not that the deadline is over too."""
-    monkeypatch.setattr("exporter.probes._Line.over", lambda _: False)
-    with Responder(says_nothing) as responder:
-        result = ask_reference(at(responder), 0.3)
-    assert isinstance(result, Down)
-    assert (result.reason, result.detail) == ("timeout", "no reply to 3 questions")
 
 
 def test_a_stream_of_nonsense_is_no_reply() -> None:

@@ -1,0 +1,183 @@
+"""A probe's connection: to one address, and cut at one deadline, whatever is spoken over it.
+
+Owns connecting, TLS, and HTTP led over such a connection. What is asked over it, and what counts as
+an answer, is the business of `probes`. No name is resolved here.
+"""
+
+import contextlib
+import functools
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+import requests
+import urllib3.connection
+from requests.adapters import HTTPAdapter
+from requests.utils import DEFAULT_CA_BUNDLE_PATH
+
+from exporter.config import Address
+
+# Is told each step of a look, as it happens, in words for a person.
+Tell = Callable[[str], None]
+
+_HEADERS = {
+    "User-Agent": "zonerw",
+    "Accept-Encoding": "identity",  # what is counted is what is there
+    "Connection": "close",
+}
+
+
+class Line:
+    """A connection to an address, shut at the deadline (on time.monotonic's clock).
+
+    A socket's own timeout starts anew with every byte. So a timer holds a second descriptor of
+    the connection and shuts it down, which ends any read, TLS or not, however slowly it drips.
+    """
+
+    def __init__(self, address: Address, deadline: float, tell: Tell) -> None:
+        self.stage = "connecting"
+        self.tell = tell
+        self.expiry: float | None = None  # of the certificate that it showed, Unix time
+        self._address = address
+        self._deadline = deadline
+        self._opened = contextlib.ExitStack()
+
+    def left(self) -> float:
+        """Seconds until the deadline; never 0, which a socket takes for "do not wait"."""
+        return max(self._deadline - time.monotonic(), 0.001)
+
+    def over(self) -> bool:
+        """Whether the deadline has passed."""
+        return time.monotonic() >= self._deadline
+
+    def connect(self, port: int) -> socket.socket:
+        """Connect to this port; the socket is the caller's to close."""
+        self.tell(f"connecting to {self._address}, port {port}")
+        connected = socket.create_connection((str(self._address), port), self.left())
+        watched = self._opened.enter_context(connected.dup())
+        timer = threading.Timer(self.left(), _shut, [watched])
+        timer.daemon = True
+        timer.start()
+        self._opened.callback(timer.join)
+        self._opened.callback(timer.cancel)
+        self.tell("connected")
+        self.reached("waiting for the answer")
+        return connected
+
+    def secure(self, connected: socket.socket, name: str, trust: ssl.SSLContext) -> ssl.SSLSocket:
+        """TLS over a connection, from its first byte; the certificate has to be for this name."""
+        secured = trust.wrap_socket(connected, server_hostname=name)
+        self.secured(secured)
+        return secured
+
+    def secured(self, connection: ssl.SSLSocket) -> None:
+        """Note until when the certificate holds that was shown, and found right."""
+        certificate: dict[str, Any] = connection.getpeercert() or {}
+        if not_after := certificate.get("notAfter"):
+            self.expiry = float(ssl.cert_time_to_seconds(not_after))
+            until = datetime.fromtimestamp(self.expiry, UTC)
+            self.tell(f"{connection.version()}, with a certificate that holds until {until:%F %T}Z")
+
+    def reached(self, stage: str) -> None:
+        """Note how far it came in time; headers that were cut off look complete from above."""
+        if not self.over():
+            self.stage = stage
+
+    def close(self) -> None:
+        """End what watches the deadline."""
+        self._opened.close()
+
+
+@contextlib.contextmanager
+def response(url: str, line: Line, trust: ssl.SSLContext) -> Iterator[requests.Response]:
+    """The answer to GET, its body not read yet; a redirect is an answer like any other."""
+    with _Session() as session:
+        session.trust_env = False  # no proxy and no netrc: what is asked is this very server
+        session.mount("http://", _Adapter(line, trust))
+        session.mount("https://", _Adapter(line, trust))
+        with session.get(
+            url, headers=_HEADERS, timeout=line.left(), stream=True, allow_redirects=False
+        ) as got:
+            line.tell(f"GET {url} was answered {got.status_code} {got.reason}")
+            yield got
+
+
+@functools.cache
+def trust() -> ssl.SSLContext:
+    """What the machine trusts, an own authority for example, and requests' own list.
+
+    The latter for machines without one: they would hold every certificate for wrong.
+    """
+    context = ssl.create_default_context()
+    context.load_verify_locations(DEFAULT_CA_BUNDLE_PATH)
+    return context
+
+
+def _shut(connection: socket.socket) -> None:
+    with contextlib.suppress(OSError):  # the other side was quicker
+        connection.shutdown(socket.SHUT_RDWR)
+
+
+# --- requests, led over a line --------------------------------------------------------------
+
+
+class _Http(urllib3.connection.HTTPConnection):
+    """Connects over a line; the URL's host goes into the Host header only."""
+
+    def __init__(self, *args: Any, line: Line, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._line = line
+
+    def _new_conn(self) -> socket.socket:
+        return self._line.connect(self.port)
+
+
+class _Https(urllib3.connection.HTTPSConnection):
+    """Connects over a line; the URL's host goes into the Host header and TLS."""
+
+    def __init__(self, *args: Any, line: Line, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._line = line
+
+    def connect(self) -> None:
+        super().connect()
+        if isinstance(self.sock, ssl.SSLSocket):
+            self._line.secured(self.sock)
+
+    def _new_conn(self) -> socket.socket:
+        self.host.encode("idna")  # what TLS does too, but with a socket that it then leaves open
+        return self._line.connect(self.port)
+
+
+class _Adapter(HTTPAdapter):
+    """requests' way to a connection, led over a line."""
+
+    def __init__(self, line: Line, trusted: ssl.SSLContext) -> None:
+        self._line = line
+        self._trust = trusted
+        super().__init__()
+
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+        super().init_poolmanager(*args, ssl_context=self._trust, **kwargs)
+
+    def cert_verify(self, *_: Any, **__: Any) -> None:
+        """Leave the verification to the TLS context; requests would read its file each time."""
+
+    def get_connection_with_tls_context(self, request: Any, *args: Any, **kwargs: Any) -> Any:
+        pool: Any = super().get_connection_with_tls_context(request, *args, **kwargs)
+        connection = _Https if pool.scheme == "https" else _Http
+        pool.ConnectionCls = functools.partial(connection, line=self._line)
+        return pool
+
+
+class _Session(requests.Session):
+    def get_redirect_target(self, *_: Any, **__: Any) -> None:
+        """A redirect is an answer, and nowhere to go.
+
+        Without this requests reads a redirect's body to its end, however long, even if it is told
+        not to follow.
+        """

@@ -1,0 +1,87 @@
+"""Words for what went wrong on the network: one of a few short reasons, and all that is known.
+
+Owns the reasons that a connection can end for; a metric has them as a label, so there are few.
+Those of an answer that is not as it should be belong to whoever reads the answer.
+"""
+
+import errno
+import http.client
+import ssl
+from collections.abc import Iterator
+
+import requests
+
+
+def network_reason(error: OSError) -> str:
+    """The short reason of an error that the network (or the system) gave."""
+    if isinstance(error, TimeoutError):
+        return "timeout"
+    return _NETWORK.get(error.errno or 0, "network error")
+
+
+def explain(error: BaseException) -> tuple[str, str]:
+    """Reason and detail, by the innermost cause that says something; requests wraps it thrice."""
+    for cause in _causes(error):
+        reason = _reason(cause)
+        if reason:
+            return reason, str(cause) or type(cause).__name__
+    return "not http", str(error)
+
+
+_NETWORK = {
+    errno.ECONNREFUSED: "connection refused",
+    errno.ECONNRESET: "connection reset",
+    errno.ECONNABORTED: "connection reset",
+    errno.EPIPE: "connection reset",
+    errno.EHOSTUNREACH: "no route",
+    errno.EHOSTDOWN: "no route",
+    errno.ENETUNREACH: "no route",
+    errno.ENETDOWN: "no route",
+    errno.EADDRNOTAVAIL: "no route",  # an IPv6 address, and no IPv6 here
+    errno.EAFNOSUPPORT: "no route",
+}
+
+# OpenSSL's X509_V_ERR_*; Python names none of them.
+_CERTIFICATE = {
+    9: "certificate not yet valid",
+    10: "certificate expired",
+    18: "certificate not trusted",  # self-signed
+    19: "certificate not trusted",  # a self-signed authority
+    20: "certificate not trusted",  # an unknown authority, or its certificate is not sent along
+    21: "certificate not trusted",
+    62: "certificate for another name",
+    64: "certificate for another name",  # an address
+}
+
+_KINDS: dict[type[BaseException], str] = {
+    requests.exceptions.InvalidURL: "unusable url",
+    UnicodeError: "unusable url",  # its host is no name
+    ssl.SSLError: "tls",
+    http.client.RemoteDisconnected: "connection closed",
+    http.client.IncompleteRead: "broken off",
+    TimeoutError: "timeout",
+}
+
+
+def _reason(cause: BaseException) -> str | None:
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        return _CERTIFICATE.get(cause.verify_code, "certificate")
+    for kind, reason in _KINDS.items():
+        if isinstance(cause, kind):
+            return reason
+    if isinstance(cause, OSError) and cause.errno:  # those of requests are OSErrors without one
+        return network_reason(cause)
+    return None
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """The error and all that it wraps, outermost first."""
+    seen: list[object] = []
+    left: list[object] = [error]
+    while left:
+        cause = left.pop(0)
+        if isinstance(cause, BaseException) and cause not in seen:
+            seen.append(cause)
+            yield cause
+            left += [*cause.args, getattr(cause, "reason", None), cause.__cause__]
+            left.append(cause.__context__)

@@ -60,9 +60,14 @@ ConfigOption = Annotated[
 
 
 @cli.command()
-def exporter(config: ConfigOption = None) -> None:
+def exporter(
+    config: ConfigOption = None,
+    *,
+    once: Annotated[bool, typer.Option("--once", help="Print one scrape, and end.")] = False,
+) -> None:
     """Publish health and DNS serials for Prometheus."""
-    _exit(lambda: exporter_main.run(configuration.read_or_exit(config)))
+    run = exporter_main.once if once else exporter_main.run
+    _exit(lambda: run(configuration.read_or_exit(config)))
 
 
 @cli.command()

@@ -8,9 +8,12 @@ import sys
 import threading
 from pathlib import Path
 
+from prometheus_client import generate_latest
+
+from exporter import collector
 from exporter import log as logs
 from exporter.config import DEFAULT_PATH, Config, read_or_exit
-from exporter.web import Listener
+from exporter.web import LONGEST, Listener
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +30,18 @@ def main() -> None:
         type=Path,
         help=f"the configuration; without it ZONERW_CONFIG, else {DEFAULT_PATH}",
     )
-    sys.exit(run(read_or_exit(parser.parse_args().config)))
+    parser.add_argument("--once", action="store_true", help="print one scrape, and end")
+    options = parser.parse_args()
+    config = read_or_exit(options.config)
+    sys.exit(once(config) if options.once else run(config))
+
+
+def once(config: Config) -> int:
+    """Print what a scrape of everything would show; returns exit status 0, whatever that is."""
+    logs.to_stderr()
+    seen = collector.collect(config, collector.LastSeen(), collector.GROUPS, LONGEST)
+    sys.stdout.write(generate_latest(seen).decode())
+    return 0
 
 
 def run(config: Config) -> int:

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from pathlib import Path
 
 import prometheus_client.registry
@@ -19,12 +20,13 @@ from prometheus_client import CollectorRegistry, Metric
 from prometheus_client.core import GaugeMetricFamily
 
 from exporter import probes, soa, zonefile
-from exporter.config import Address, Config, Server
+from exporter.config import Address, Config, Nameserver, Server
 
 log = logging.getLogger(__name__)
 
-# What `collect[]` may name: servers every second and zones every minute is a good pair of jobs.
-GROUPS = ("servers", "zones")
+# What `collect[]` may name. Servers every second, and the others every minute, is a good pair of
+# jobs: whoever decides by the servers does not wait for a silent nameserver, or reference.
+GROUPS = ("servers", "zones", "references")
 
 _Looked = Mapping[tuple[str, Address], probes.Up | probes.Down]
 _Answers = Mapping[str, soa.Answers]
@@ -42,10 +44,12 @@ class LastSeen:
     """What was seen last, kept from scrape to scrape.
 
     The states so that the log tells changes only, the sources so that none is parsed twice.
+    `servers`: what the last look at all of them came to, in words; empty before the first.
     """
 
     def __init__(self) -> None:
         self.sources = Sources()
+        self.servers = ""
         self._lock = threading.Lock()
         self._states: dict[str, tuple[float, object]] = {}
 
@@ -106,10 +110,11 @@ def collect(
     """Look at all that the groups take, side by side within `timeout` seconds.
 
     The registry given back holds what was seen, for this one scrape. A folder of sources that
-    can't be read is an error only if zones were all that was asked for: the servers are known.
+    can't be read is an error only where the servers were not asked for: those are known.
     """
     began = time.monotonic()
     servers = config.servers if "servers" in groups else {}
+    references = config.references if "references" in groups else {}
     zones: Mapping[str, Path] = {}
     if "zones" in groups:
         try:
@@ -117,20 +122,43 @@ def collect(
         except SourcesError:
             if not servers:
                 raise
-    with ThreadPoolExecutor(len(config.servers) + 1) as pool:
+    with ThreadPoolExecutor(1 + len(servers) + len(references)) as pool:
         asked = pool.submit(_ask, config, last_seen, zones, began + timeout)
-        looks = pool.map(lambda server: probes.look(server, timeout), servers.values())
-        looked = dict(zip(servers, looks, strict=True))
-        answers = asked.result()
+        looks = {
+            name: pool.submit(probes.look, server, timeout) for name, server in servers.items()
+        }
+        answers = {
+            name: pool.submit(probes.ask_reference, reference, timeout)
+            for name, reference in references.items()
+        }
+        looked = {name: look.result() for name, look in looks.items()}
+        answered = {name: answer.result() for name, answer in answers.items()}
+        served = asked.result()
     for name, server in servers.items():
         _tell(last_seen, began, name, server, looked[name])
+    for name, result in answered.items():
+        _tell_reference(last_seen, began, name, result)
+    if servers:
+        now = datetime.now(UTC)
+        last_seen.servers = f"At {now:%H:%M:%S} UTC: {_in_words(servers, looked)}."
     return _registry(
         [
-            *(_server_metrics(servers, looked) if servers else ()),
-            *(_zone_metrics(answers, config.servers) if "zones" in groups else ()),
+            *(_server_metrics(config, looked) if servers else ()),
+            *(_zone_metrics(served, config) if "zones" in groups else ()),
+            *(_reference_metrics(answered) if "references" in groups else ()),
             _build(),
         ]
     )
+
+
+def look_at(
+    config: Config, name: str, timeout: float, tell: probes.TellStep
+) -> tuple[probes.Up | probes.Down, CollectorRegistry]:
+    """Look at one server, each step told: what it comes to, and what a scrape would show of it."""
+    server = config.servers[name]
+    looked = probes.look(server, timeout, tell=tell)
+    metrics = [*_server_metrics(config, {name: looked}), _build()]
+    return probes.judge(server, looked), _registry(metrics)
 
 
 def _zones(config: Config, last_seen: LastSeen, began: float) -> Mapping[str, Path]:
@@ -162,7 +190,17 @@ def _ask(
 
 
 def _tell(last_seen: LastSeen, began: float, name: str, server: Server, looked: _Looked) -> None:
-    """Log a server's change of state, its first look included."""
+    """Log each check's change of state, and the server's, its first look included."""
+    for (check, address), result in looked.items():
+        place = {"server": name, "check": check, "address": str(address)}
+        reason = result.reason if isinstance(result, probes.Down) else None
+        if not last_seen.is_news(f"check {name} {check} {address}", reason, began):
+            continue
+        if isinstance(result, probes.Down):
+            why = {"reason": result.reason, "detail": result.detail}
+            log.warning("check fails", extra=place | why)
+        else:
+            log.info("check succeeds again", extra=place)
     failed = probes.first_failing(server, looked)
     if not last_seen.is_news(f"server {name}", failed is None, began):
         return
@@ -180,6 +218,29 @@ def _tell(last_seen: LastSeen, began: float, name: str, server: Server, looked: 
             "reason": down.reason,
             "detail": down.detail,
         },
+    )
+
+
+def _tell_reference(
+    last_seen: LastSeen, began: float, name: str, result: probes.Up | probes.Down
+) -> None:
+    reason = result.reason if isinstance(result, probes.Down) else None
+    if not last_seen.is_news(f"reference {name}", reason, began):
+        return
+    if isinstance(result, probes.Down):
+        why = {"reason": result.reason, "detail": result.detail}
+        log.warning("reference down", extra={"reference": name} | why)
+    else:
+        log.info("reference up again", extra={"reference": name})
+
+
+def _in_words(servers: Mapping[str, Server], looked: Mapping[str, _Looked]) -> str:
+    verdicts = {name: probes.judge(server, looked[name]) for name, server in servers.items()}
+    return ", ".join(
+        f"{name} is down ({verdict.reason})"
+        if isinstance(verdict, probes.Down)
+        else f"{name} is up"
+        for name, verdict in verdicts.items()
     )
 
 
@@ -202,12 +263,10 @@ def _registry(metrics: Iterable[Metric]) -> CollectorRegistry:
     return registry
 
 
-def _server_metrics(
-    servers: Mapping[str, Server], looked: Mapping[str, _Looked]
-) -> Iterator[Metric]:
+def _server_metrics(config: Config, looked: Mapping[str, _Looked]) -> Iterator[Metric]:
     server_up = GaugeMetricFamily(
         "zonerw_server_up",
-        "Whether every check of the server succeeds at its first address.",
+        "Whether every check that is required succeeds at the server's first address.",
         labels=["server", "role"],
     )
     labels = ["server", "check", "address"]
@@ -220,21 +279,37 @@ def _server_metrics(
     failing = GaugeMetricFamily(
         "zonerw_check_failing", "1 while the check fails, with why.", labels=[*labels, "reason"]
     )
-    role = "main"
-    for name, server in servers.items():
-        up = isinstance(probes.judge(server, looked[name]), probes.Up)
-        server_up.add_metric([name, role], up)
-        role = "backup"
-        for (check, address), result in looked[name].items():
+    expiry = GaugeMetricFamily(
+        "zonerw_check_tls_expiry_timestamp_seconds",
+        "Until when the certificate holds that the check was shown.",
+        labels=labels,
+    )
+    for name, its in looked.items():
+        up = isinstance(probes.judge(config.servers[name], its), probes.Up)
+        server_up.add_metric([name, "main" if name == config.preferred else "backup"], up)
+        for (check, address), result in its.items():
             place = [name, check, str(address)]
             check_up.add_metric(place, isinstance(result, probes.Up))
             duration.add_metric(place, result.seconds)
             if isinstance(result, probes.Down):
                 failing.add_metric([*place, result.reason], 1)
-    yield from (server_up, check_up, duration, failing)
+            if result.expiry is not None:
+                expiry.add_metric(place, result.expiry)
+    yield from (server_up, check_up, duration, failing, expiry)
 
 
-def _zone_metrics(answers: _Answers, servers: Mapping[str, Server]) -> Iterator[Metric]:
+def _reference_metrics(answered: Mapping[str, probes.Up | probes.Down]) -> Iterator[Metric]:
+    up = GaugeMetricFamily(
+        "zonerw_reference_up",
+        "Whether anything comes back from the reference.",
+        labels=["reference"],
+    )
+    for name, result in answered.items():
+        up.add_metric([name], isinstance(result, probes.Up))
+    yield up
+
+
+def _zone_metrics(answers: _Answers, config: Config) -> Iterator[Metric]:
     labels = ["zone", "nameserver"]
     query_up = GaugeMetricFamily(
         "zonerw_zone_query_up",
@@ -259,6 +334,14 @@ def _zone_metrics(answers: _Answers, servers: Mapping[str, Server]) -> Iterator[
         "After how long without the primary a secondary gives the zone up.",
         labels=labels,
     )
+    info = GaugeMetricFamily(
+        "zonerw_nameserver_info",
+        "What the nameserver is, and on which of the servers; on none, if that is empty.",
+        labels=["nameserver", "role", "server"],
+    )
+    for name, its in config.nameservers.items():
+        role = "primary" if name == config.primary.name else "secondary"
+        info.add_metric([name, role, _server_of(its, config)], 1)
     for nameserver, answered in answers.items():
         for zone, answer in answered.serials.items():
             place = [zone, nameserver]
@@ -268,10 +351,18 @@ def _zone_metrics(answers: _Answers, servers: Mapping[str, Server]) -> Iterator[
                 refresh.add_metric(place, answer.refresh)
                 expire.add_metric(place, answer.expire)
         for zone, addresses in answered.addresses.items():
-            for name, server in servers.items():
+            for name, server in config.servers.items():
                 if not addresses.isdisjoint(server.addresses):
                     points_to.add_metric([zone, nameserver, name], 1)
-    yield from (query_up, serial, points_to, refresh, expire)
+    yield from (info, query_up, serial, points_to, refresh, expire)
+
+
+def _server_of(nameserver: Nameserver, config: Config) -> str:
+    """The server that a nameserver runs on, by the addresses of both; "" for none."""
+    for name, server in config.servers.items():
+        if nameserver.address in (*server.addresses, *server.looked_at):
+            return name
+    return ""
 
 
 def _build() -> Metric:

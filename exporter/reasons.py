@@ -55,6 +55,7 @@ _CERTIFICATE = {
 
 _KINDS: dict[type[BaseException], str] = {
     requests.exceptions.InvalidURL: "unusable url",
+    requests.exceptions.InvalidSchema: "unusable url",  # a redirect led there
     UnicodeError: "unusable url",  # its host is no name
     ssl.SSLError: "tls",
     http.client.RemoteDisconnected: "connection closed",

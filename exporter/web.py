@@ -1,4 +1,4 @@
-"""The exporter's HTTP interface: /metrics, /-/healthy and a landing page.
+"""The exporter's HTTP interface: /metrics, /probe, /-/healthy and a landing page.
 
 Owns routes, status codes and how much of a scrape's time the looks may take. Leaves to
 `collector` what is looked at, and to prometheus_client how it is written down.
@@ -9,20 +9,22 @@ import logging
 import math
 import socketserver
 import sys
+import time
 from collections.abc import Sequence
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, urlsplit
 
+from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.exposition import choose_encoder
 
-from exporter import collector
-from exporter.config import Config
+from exporter import collector, probes
+from exporter.config import Address, Config
 
 log = logging.getLogger(__name__)
 
 # A look takes this long at most, and when nobody says how long a scrape may take.
-_LONGEST = 5.0
+LONGEST = 5.0
 # Of the scrape's own timeout this share is left for what is not a look: Prometheus' clock has been
 # running since it connected, and the page has to be written and sent, on a busy machine too...
 _MARGIN = 0.1
@@ -65,10 +67,13 @@ class _Request(BaseHTTPRequestHandler):
         url = urlsplit(self.path)
         if url.path == "/metrics":
             self._metrics(url.query)
+        elif url.path == "/probe":
+            self._probe(url.query)
         elif url.path == "/-/healthy":
             self._answer(HTTPStatus.OK, "zonerw exporter is healthy.\n")
         elif url.path == "/":
-            self._answer(HTTPStatus.OK, _landing_page(), "text/html; charset=utf-8")
+            page = _landing_page(self.server.config, self.server.last_seen)
+            self._answer(HTTPStatus.OK, page, "text/html; charset=utf-8")
         else:
             self._answer(HTTPStatus.NOT_FOUND, "Not found. The metrics are at /metrics.\n")
 
@@ -92,6 +97,36 @@ class _Request(BaseHTTPRequestHandler):
         except collector.SourcesError as error:
             self._answer(HTTPStatus.INTERNAL_SERVER_ERROR, f"No zones to ask for: {error}\n")
             return
+        self._answer_metrics(seen)
+
+    def _probe(self, query: str) -> None:
+        """One look at one server; with debug=true each of its steps, for a person."""
+        config = self.server.config
+        try:
+            name, debug = _probed(query, config)
+            timeout = _timeout(self.headers.get("X-Prometheus-Scrape-Timeout-Seconds"))
+        except ValueError as error:
+            self._answer(HTTPStatus.BAD_REQUEST, f"{error}\n")
+            return
+        steps: list[str] = []
+        began = time.monotonic()
+
+        def tell(check: str, address: Address, step: str) -> None:
+            steps.append(f"{time.monotonic() - began:7.3f} s  {check} at {address}: {step}")
+
+        verdict, seen = collector.look_at(config, name, timeout, tell)
+        if not debug:
+            self._answer_metrics(seen)
+            return
+        said = "up" if isinstance(verdict, probes.Up) else f"down: {verdict.reason}"
+        parts = (
+            "\n".join(steps),
+            f"{name} is {said}",
+            "The metrics of a scrape:\n\n" + generate_latest(seen).decode(),
+        )
+        self._answer(HTTPStatus.OK, "\n\n".join(parts))
+
+    def _answer_metrics(self, seen: CollectorRegistry) -> None:
         encode, content_type = choose_encoder(self.headers.get("Accept", ""))
         self._answer(HTTPStatus.OK, encode(seen), content_type)
 
@@ -131,10 +166,22 @@ def _groups(query: str) -> Sequence[str]:
     return groups
 
 
+def _probed(query: str, config: Config) -> tuple[str, bool]:
+    """Which server `server` names, and whether `debug` is true; ValueError names what there is."""
+    asked = parse_qs(query, keep_blank_values=True)
+    name, debug = asked.get("server", [""])[-1], asked.get("debug", ["false"])[-1]
+    if name not in config.servers:
+        known = ", ".join(config.servers)
+        raise ValueError(f"server={name}: unknown; expected one of {known}")
+    if debug not in ("true", "false"):
+        raise ValueError(f"debug={debug}: expected true or false")
+    return name, debug == "true"
+
+
 def _timeout(header: str | None) -> float:
     """Seconds that the looks may take, of those that Prometheus waits."""
     if header is None:
-        return _LONGEST
+        return LONGEST
     try:
         seconds = float(header)
     except ValueError:
@@ -142,22 +189,30 @@ def _timeout(header: str | None) -> float:
     if not (seconds > 0 and math.isfinite(seconds)):
         raise ValueError(f"X-Prometheus-Scrape-Timeout-Seconds: {header!r} is no time to wait")
     margin = min(max(seconds * _MARGIN, _LEAST_MARGIN), seconds / 2)
-    return min(seconds - margin, _LONGEST)
+    return min(seconds - margin, LONGEST)
 
 
-def _landing_page() -> str:
+def _landing_page(config: Config, last_seen: collector.LastSeen) -> str:
+    state = last_seen.servers or "Nobody has asked for the servers yet."
+    looks = "".join(
+        f'<li><a href="/probe?server={name}&amp;debug=true">A look at {name}, step by step</a></li>'
+        for name in config.servers
+    )
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head><meta charset="utf-8"><title>zonerw exporter</title></head>
 <body>
 <h1>zonerw exporter</h1>
-<p>Version {html.escape(collector.version())}. It looks when it is asked, and changes nothing.</p>
+<p>{html.escape(state)}</p>
 <ul>
+{looks}
 <li><a href="/metrics">All metrics</a></li>
 <li><a href="/metrics?collect[]=servers">Those of the servers</a></li>
 <li><a href="/metrics?collect[]=zones">Those of the zones</a></li>
+<li><a href="/metrics?collect[]=references">Those of the references</a></li>
 <li><a href="/-/healthy">Health of this program</a></li>
 </ul>
+<p>Version {html.escape(collector.version())}. It looks when it is asked, and changes nothing.</p>
 </body>
 </html>
 """

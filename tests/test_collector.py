@@ -16,7 +16,15 @@ from prometheus_client import CollectorRegistry
 
 from exporter import config as configuration
 from exporter.collector import GROUPS, LastSeen, Sources, SourcesError, collect
-from exporter.config import Config, HttpCheck, Nameserver, Server
+from exporter.config import (
+    Config,
+    HttpCheck,
+    Nameserver,
+    Reference,
+    Secondary,
+    Server,
+    TcpCheck,
+)
 
 SLACK = 1.0
 
@@ -123,6 +131,60 @@ def test_a_server_is_judged_by_all_its_checks(tmp_path: Path, start_web: StartWe
     seen = collect(with_server(config, server), LastSeen(), ["servers"], 5)
     assert samples(seen, "zonerw_server_up") == {("main", "main"): 0}
     assert samples(seen, "zonerw_check_failing") == {("main", "shop", "127.0.0.1", "status 404"): 1}
+
+
+def test_a_check_that_is_not_required_is_shown_and_makes_nothing_down(
+    tmp_path: Path, start_web: StartWeb
+) -> None:
+    """It fails for all to see."""
+    port = start_web().port
+    config = config_of(tmp_path, {"main": port})
+    checks = {
+        "web": HttpCheck(url=f"http://www.example.org:{port}/index.html"),
+        "mail": TcpCheck(tcp=free_port("127.0.0.1"), required=False),
+    }
+    server = config.servers["main"].model_copy(update={"checks": checks})
+    seen = collect(with_server(config, server), LastSeen(), ["servers"], 5)
+    assert samples(seen, "zonerw_server_up") == {("main", "main"): 1}
+    assert samples(seen, "zonerw_check_up") == {
+        ("main", "web", "127.0.0.1"): 1,
+        ("main", "mail", "127.0.0.1"): 0,
+    }
+
+
+def test_references_are_up_or_down(tmp_path: Path, start_web: StartWeb) -> None:
+    """Each by itself, and only where they are asked for."""
+    port = start_web().port
+    config = config_of(tmp_path, {"main": port})
+    references = {
+        "third": Reference("tcp", ip_address("127.0.0.1"), port),
+        "fourth": Reference("dns", ip_address("127.0.0.1"), free_port("127.0.0.1")),
+    }
+    config = dataclasses.replace(config, references=references)
+    seen = collect(config, LastSeen(), ["references"], 5)
+    assert samples(seen, "zonerw_reference_up") == {("third",): 1, ("fourth",): 0}
+    assert samples(seen, "zonerw_server_up") == {}
+    assert samples(collect(config, LastSeen(), ["servers"], 5), "zonerw_reference_up") == {}
+
+
+def test_nameservers_are_told_with_the_server_that_they_run_on(tmp_path: Path) -> None:
+    """By the addresses of both; a third party's runs on none of ours."""
+    config = config_of(tmp_path, {"main": 80, "backup": 80})
+    nameservers = {"ns2": "192.0.2.1", "ns3": "203.0.113.53"}
+    config = dataclasses.replace(
+        config,
+        primary=config.primary.model_copy(update={"address": ip_address("192.0.2.2")}),
+        secondaries={
+            name: Secondary(address=address, port=free_port("127.0.0.1"))
+            for name, address in nameservers.items()
+        },
+    )
+    seen = collect(config, LastSeen(), ["zones"], 1)
+    assert samples(seen, "zonerw_nameserver_info") == {
+        (config.primary.name, "primary", "backup"): 1,
+        ("ns2", "secondary", "main"): 1,
+        ("ns3", "secondary", ""): 1,
+    }
 
 
 def test_each_scrape_looks_anew(tmp_path: Path, start_web: StartWeb) -> None:
@@ -358,6 +420,8 @@ def test_a_group_alone_asks_for_nothing_else(tmp_path: Path) -> None:
         "zonerw_check_up",
         "zonerw_check_duration_seconds",
         "zonerw_check_failing",
+        "zonerw_check_tls_expiry_timestamp_seconds",
+        "zonerw_nameserver_info",
         "zonerw_zone_query_up",
         "zonerw_zone_serial",
         "zonerw_zone_points_to",
@@ -434,15 +498,73 @@ def test_a_server_s_change_of_state_is_logged(
     web.kill()
     for _ in range(2):
         collect(config, last_seen, ["servers"], 5)
-    up, down = caplog.records
+    up, check, down = caplog.records
     assert (up.getMessage(), up.levelname, vars(up)["server"]) == ("server up", "INFO", "main")
     assert 0 < float(vars(up)["seconds"]) < 1
     assert (down.getMessage(), down.levelname) == ("server down", "WARNING")
+    assert (check.getMessage(), check.levelname) == ("check fails", "WARNING")
     fields = ("server", "check", "address", "reason", "detail")
+    for record in (check, down):
+        assert [vars(record)[field] for field in fields] == [
+            "main",
+            "web",
+            "127.0.0.1",
+            "connection refused",
+            "[Errno 111] Connection refused",
+        ]
+
+
+def test_a_check_that_decides_nothing_is_logged_too(
+    tmp_path: Path, start_web: StartWeb, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its reason in full, each new one, and once when it is over; the server stays up."""
+    caplog.set_level(logging.INFO)
+    port = start_web().port
+    config, last_seen = config_of(tmp_path, {"main": port}), LastSeen()
+    web = HttpCheck(url=f"http://www.example.org:{port}/index.html")
+
+    def look_with(news: HttpCheck) -> None:
+        checks = {"web": web, "news": news}
+        server = config.servers["main"].model_copy(update={"checks": checks})
+        seen = collect(with_server(config, server), last_seen, ["servers"], 5)
+        assert samples(seen, "zonerw_server_up") == {("main", "main"): 1}
+
+    news = web.model_copy(update={"required": False})
+    for broken in ({"contains": "news"}, {"contains": "news"}, {"url": f"{web.url}.gone"}, {}):
+        look_with(news.model_copy(update=broken))
+    text, up, status, over = caplog.records
+    assert up.getMessage() == "server up"
+    assert [(its.getMessage(), vars(its)["check"]) for its in (text, status, over)] == [
+        ("check fails", "news"),
+        ("check fails", "news"),
+        ("check succeeds again", "news"),
+    ]
+    assert [(vars(its)["reason"], vars(its)["detail"]) for its in (text, status)] == [
+        ("text missing", '"news" is not in the 7 bytes of the page'),
+        ("status 404", "404 File not found"),
+    ]
+
+
+def test_a_reference_s_change_of_state_is_logged(
+    tmp_path: Path, start_web: StartWeb, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One that is up from the start is not mentioned."""
+    caplog.set_level(logging.INFO)
+    web = start_web()
+    reference = Reference("tcp", ip_address("127.0.0.1"), web.port)
+    config = config_of(tmp_path, {"main": web.port})
+    config = dataclasses.replace(config, references={"third": reference})
+    last_seen = LastSeen()
+    collect(config, last_seen, ["references"], 5)
+    assert not caplog.records
+    web.kill()
+    for _ in range(2):
+        collect(config, last_seen, ["references"], 5)
+    (down,) = caplog.records
+    assert (down.getMessage(), down.levelname) == ("reference down", "WARNING")
+    fields = ("reference", "reason", "detail")
     assert [vars(down)[field] for field in fields] == [
-        "main",
-        "web",
-        "127.0.0.1",
+        "third",
         "connection refused",
         "[Errno 111] Connection refused",
     ]

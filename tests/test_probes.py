@@ -5,11 +5,11 @@ import errno
 import os
 import socket
 import ssl
-import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from ipaddress import IPv6Address, ip_address
 from pathlib import Path
 from typing import Literal
@@ -19,16 +19,19 @@ import dns.message
 import dns.name
 import dns.rcode
 import dns.rdatatype
+import dns.rrset
 import pytest
+from certificates import make_certificate
 from conftest import StartNsd, StartWeb, free_port
 from responder import Responder
 
-from exporter.config import Address, HttpCheck, Reference, Server
+from exporter.config import Address, DnsCheck, HttpCheck, Reference, Server, TcpCheck
 from exporter.probes import Down, Up, ask_reference, judge, look, probe
 from exporter.reasons import network_reason
 
 LOOPBACK = ip_address("127.0.0.1")
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\nwelcome"
+EXPIRY = datetime(2099, 1, 1, tzinfo=UTC).timestamp()
 # What a deadline may be missed by on a busy machine.
 SLACK = 2.0
 
@@ -79,6 +82,16 @@ class Listening:
             connection.sendall(bytes([byte]))
             if self._ended.wait(0.02):
                 return
+
+
+class Greeting(Listening):
+    """A server that speaks first, and leaves the last word to the client."""
+
+    def _serve(self, connection: socket.socket) -> None:
+        with connection, contextlib.suppress(OSError):
+            if self._answer:
+                self._answer(connection)
+            self.heard += connection.recv(65536)
 
 
 def says(content: bytes) -> Callable[[socket.socket], None]:
@@ -361,57 +374,135 @@ def test_a_url_that_nobody_can_ask_for_is_down(url: str) -> None:
     assert result.detail
 
 
+# --- a page's text, and redirects -----------------------------------------------------------
+
+
+def page(body: bytes) -> bytes:
+    return b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+
+
+def redirect(location: str) -> bytes:
+    head = f"HTTP/1.1 301 Moved Permanently\r\nLocation: {location}\r\nContent-Length: 0\r\n\r\n"
+    return head.encode()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"welcome", b"<h1>Be welcome!</h1>", bytes(65533) + b"welcome", b"caf\xe9 \xff welcome"],
+    ids=["all of it", "amidst", "where two pieces meet", "in no known encoding"],
+)
+def test_a_page_with_the_text_is_up(body: bytes) -> None:
+    """Wherever in it."""
+    with Listening(says(page(body))) as web:
+        check = HttpCheck(url=f"http://www.example.invalid:{web.port}/", contains="welcome")
+        assert isinstance(probe(check, LOOPBACK, 5), Up)
+
+
+def test_the_text_is_looked_for_in_utf_8() -> None:
+    """As the configuration is written."""
+    with Listening(says(page("Grüß Gott".encode()))) as web:
+        check = HttpCheck(url=f"http://www.example.invalid:{web.port}/", contains="Grüß")
+        assert isinstance(probe(check, LOOPBACK, 5), Up)
+
+
+@pytest.mark.parametrize(
+    ("body", "length"),
+    [(b"Welcome", 7), (b"", 0), (bytes(2**20) + b"welcome", 2**20)],
+    ids=["another case", "empty", "behind a MiB"],
+)
+def test_a_page_without_the_text_is_down(body: bytes, length: int) -> None:
+    """An error page with status 200 is no page; of a long one the first MiB counts."""
+    with Listening(says(page(body))) as web:
+        check = HttpCheck(url=f"http://www.example.invalid:{web.port}/", contains="welcome")
+        result = probe(check, LOOPBACK, 5)
+    assert isinstance(result, Down)
+    assert result.reason == "text missing"
+    assert result.detail == f'"welcome" is not in the {length} bytes of the page'
+
+
+def test_a_redirect_is_not_followed_unasked() -> None:
+    """It is down, and tells where it would have led."""
+    with Listening(says(redirect("https://www.example.invalid/"))) as web:
+        result = probe(http_check(web.port), LOOPBACK, 5)
+    assert isinstance(result, Down)
+    assert result.reason == "status 301"
+    assert result.detail == "301 Moved Permanently, to https://www.example.invalid/"
+
+
+@pytest.mark.parametrize(
+    ("location", "host"),
+    [("/new", "www.example.invalid:{}"), ("http://other.example.invalid:{}/new", None)],
+    ids=["on the same host", "to another name"],
+)
+def test_a_redirect_is_followed_where_asked_for(location: str, host: str | None) -> None:
+    """To the same address, whatever the name: what another server serves is no sign of this one."""
+
+    def answer(connection: socket.socket) -> None:
+        again = b"GET /new " in web.heard
+        connection.sendall(OK if again else redirect(location.format(web.port)))
+
+    with Listening(answer) as web:
+        url = f"http://www.example.invalid:{web.port}/"
+        result = probe(HttpCheck(url=url, follow_redirects=True), LOOPBACK, 5)
+        wanted = (host or "other.example.invalid:{}").format(web.port)
+    assert isinstance(result, Up)
+    assert f"GET /new HTTP/1.1\r\nHost: {wanted}\r\n".encode() in web.heard
+
+
+def test_a_followed_redirect_has_to_end_well() -> None:
+    """The last answer counts."""
+
+    def answer(connection: socket.socket) -> None:
+        again = b"GET /new " in web.heard
+        gone = b"HTTP/1.1 410 Gone\r\nContent-Length: 0\r\n\r\n"
+        connection.sendall(gone if again else redirect("/new"))
+
+    with Listening(answer) as web:
+        url = f"http://www.example.invalid:{web.port}/"
+        result = probe(HttpCheck(url=url, follow_redirects=True), LOOPBACK, 5)
+    assert isinstance(result, Down)
+    assert result.reason == "status 410"
+
+
+def test_redirects_in_a_circle_are_left_after_ten() -> None:
+    """Well before the deadline."""
+    with Listening(says(redirect("/again"))) as web:
+        url = f"http://www.example.invalid:{web.port}/"
+        result = probe(HttpCheck(url=url, follow_redirects=True), LOOPBACK, 20)
+        assert web.heard.count(b"GET ") == 11
+    assert isinstance(result, Down)
+    assert result.reason == "too many redirects"
+
+
+def test_a_redirect_to_nowhere_is_down() -> None:
+    """What can't be asked for is no answer."""
+    with Listening(says(redirect("gopher://www.example.invalid/"))) as web:
+        url = f"http://www.example.invalid:{web.port}/"
+        result = probe(HttpCheck(url=url, follow_redirects=True), LOOPBACK, 5)
+    assert isinstance(result, Down)
+    assert result.reason == "unusable url"
+
+
 # --- TLS ------------------------------------------------------------------------------------
-
-CA_CONF = """\
-[ca]
-default_ca = own
-[own]
-database = {folder}/index
-new_certs_dir = {folder}
-rand_serial = yes
-default_md = sha256
-policy = any
-x509_extensions = leaf
-[any]
-commonName = supplied
-[leaf]
-subjectAltName = DNS:www.example.invalid, IP:127.0.0.1
-"""
-
-
-def openssl(*words: str | Path) -> None:
-    subprocess.run(["openssl", *words], check=True, capture_output=True)  # noqa: S607
-
-
-def make_certificate(folder: Path, ends: str) -> tuple[Path, Path]:
-    """A certificate for www.example.invalid that vouches for itself, and its key."""
-    key, request, made = folder / "key.pem", folder / "request.pem", folder / "certificate.pem"
-    (folder / "index").touch()
-    (folder / "ca.conf").write_text(CA_CONF.format(folder=folder))
-    curve = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
-    openssl("req", "-new", *curve, "-keyout", key, "-out", request, "-subj", "/CN=test")
-    lifetime = ["-startdate", "20200101000000Z", "-enddate", ends]
-    paths = ["-config", folder / "ca.conf", "-keyfile", key, "-in", request, "-out", made]
-    openssl("ca", "-selfsign", "-batch", "-notext", *lifetime, *paths)
-    return made, key
 
 
 @contextlib.contextmanager
-def https_server(certificate: Path, key: Path) -> Iterator[tuple[Listening, list[str]]]:
-    """A web server with this certificate, and the server names that clients asked it for."""
+def tls_server(
+    certificate: Path, key: Path, kind: type[Listening] = Listening, content: bytes = OK
+) -> Iterator[tuple[Listening, list[str]]]:
+    """A server with this certificate, and the server names that clients asked it for."""
     names: list[str] = []
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, key)
     context.sni_callback = lambda _, name, __: names.append(name)
 
-    class Wrapped(Listening):
+    class Wrapped(kind):  # type: ignore[misc, valid-type]
         def _serve(self, connection: socket.socket) -> None:
             with contextlib.suppress(OSError):  # it believes nothing of this, and leaves
                 super()._serve(context.wrap_socket(connection, server_side=True))
 
-    with Wrapped(says(OK)) as web:
-        yield web, names
+    with Wrapped(says(content)) as server:
+        yield server, names
 
 
 @pytest.mark.parametrize(
@@ -430,12 +521,25 @@ def test_the_certificate_has_to_be_right(
     """The URL's name is asked for in TLS and verified, though the address was given."""
     certificate, key = make_certificate(tmp_path, ends)
     trust = ssl.create_default_context(cafile=certificate) if trusted else None
-    with https_server(certificate, key) as (web, names):
+    with tls_server(certificate, key) as (web, names):
         url = f"https://{host}:{web.port}/"
         result = probe(HttpCheck(url=url), LOOPBACK, 2, trust=trust)
         assert names == [host]
         assert bool(web.heard) == (reason is None)
     assert (result.reason if isinstance(result, Down) else None) == reason
+
+
+def test_the_certificate_s_end_is_told_whatever_the_page(tmp_path: Path) -> None:
+    """As long as the certificate is right, up or down."""
+    certificate, key = make_certificate(tmp_path, "20990101000000Z")
+    trust = ssl.create_default_context(cafile=certificate)
+    with tls_server(certificate, key) as (web, _):
+        url = f"https://www.example.invalid:{web.port}/"
+        up = probe(HttpCheck(url=url), LOOPBACK, 5, trust=trust)
+        down = probe(HttpCheck(url=url, contains="shop"), LOOPBACK, 5, trust=trust)
+    assert isinstance(up, Up)
+    assert isinstance(down, Down)
+    assert up.expiry == down.expiry == EXPIRY
 
 
 def test_https_to_a_plain_web_server_is_down() -> None:
@@ -445,6 +549,224 @@ def test_https_to_a_plain_web_server_is_down() -> None:
         result = probe(HttpCheck(url=url), LOOPBACK, 2)
     assert isinstance(result, Down)
     assert result.reason == "tls"
+
+
+# --- TCP ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("said", "banner"),
+    [
+        (b"", None),
+        (b"220 mail.example.invalid ESMTP\r\n", "220 "),
+        (b"* OK [CAPABILITY IMAP4rev1] ready\r\n", "* OK"),
+        (b"220", "220"),
+    ],
+    ids=["a connection is enough", "SMTP", "IMAP", "not a byte more"],
+)
+def test_a_tcp_check_that_is_greeted_is_up(said: bytes, banner: str | None) -> None:
+    """It says nothing itself."""
+    with Greeting(says(said)) as mail:
+        result = probe(TcpCheck(tcp=mail.port, banner=banner), LOOPBACK, 5)
+    assert isinstance(result, Up)
+    assert mail.heard == b""
+
+
+def test_a_banner_in_pieces_is_one() -> None:
+    """However slowly it comes, within the deadline."""
+    with Greeting(lambda connection: mail.drip(connection, b"220 x\r\n")) as mail:
+        assert isinstance(probe(TcpCheck(tcp=mail.port, banner="220 x"), LOOPBACK, 5), Up)
+
+
+@pytest.mark.parametrize(
+    ("said", "reason", "detail"),
+    [
+        (
+            b"421 too busy\r\ncome again\r\n",
+            "wrong banner",
+            'it says "421 too busy", expected "220 "',
+        ),
+        (b"\xff\x00\r\n", "wrong banner", 'it says "\\xff\x00", expected "220 "'),
+        (b"\r\n220 ", "wrong banner", 'it says "", expected "220 "'),
+    ],
+    ids=["busy", "no text", "an empty line first"],
+)
+def test_another_banner_is_down(said: bytes, reason: str, detail: str) -> None:
+    """At once: its first line says it all."""
+    with Greeting(says(said)) as mail:
+        result = probe(TcpCheck(tcp=mail.port, banner="220 "), LOOPBACK, 5)
+    assert isinstance(result, Down)
+    assert (result.reason, result.detail) == (reason, detail)
+    assert result.seconds < 3
+
+
+def test_a_connection_that_ends_within_the_banner_is_down() -> None:
+    """As with a server whose programs are not started yet, behind one that accepts for it."""
+
+    def leave(connection: socket.socket) -> None:
+        connection.sendall(b"22")
+        connection.shutdown(socket.SHUT_WR)
+
+    with Greeting(leave) as mail:
+        result = probe(TcpCheck(tcp=mail.port, banner="220 "), LOOPBACK, 5)
+    assert isinstance(result, Down)
+    assert (result.reason, result.detail) == (
+        "connection closed",
+        "after 2 bytes of a banner",
+    )
+
+
+def test_a_port_without_a_listener_is_down() -> None:
+    """Refused, whatever it should have said."""
+    result = probe(TcpCheck(tcp=free_port("127.0.0.1")), LOOPBACK, 5)
+    assert isinstance(result, Down)
+    assert result.reason == "connection refused"
+
+
+def test_a_banner_that_never_comes_is_a_timeout() -> None:
+    """A program that hangs still accepts: the kernel does that for it."""
+    with Greeting(None) as mail:
+        result = probe(TcpCheck(tcp=mail.port, banner="220 "), LOOPBACK, 0.5)
+    assert isinstance(result, Down)
+    assert (result.reason, result.detail) == (
+        "timeout",
+        "nothing more within 0.5 s while waiting for the banner",
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "trusted", "reason"),
+    [
+        ("www.example.invalid", True, None),
+        ("imap.example.invalid", True, "certificate for another name"),
+        ("www.example.invalid", False, "certificate not trusted"),
+    ],
+    ids=["good", "another name", "self-signed"],
+)
+def test_tls_on_tcp_is_verified_and_then_greets(
+    tmp_path: Path, name: str, trusted: bool, reason: str | None
+) -> None:
+    """As IMAPS does: TLS from the first byte, by the name that the check gives."""
+    certificate, key = make_certificate(tmp_path, "20990101000000Z")
+    trust = ssl.create_default_context(cafile=certificate) if trusted else None
+    with tls_server(certificate, key, Greeting, b"* OK ready\r\n") as (imaps, names):
+        check = TcpCheck(tcp=imaps.port, tls=name, banner="* OK")
+        result = probe(check, LOOPBACK, 5, trust=trust)
+    assert names == [name]
+    assert (result.reason if isinstance(result, Down) else None) == reason
+    assert result.expiry == (EXPIRY if reason is None else None)
+
+
+def test_tls_to_a_plain_server_is_down() -> None:
+    """What it says is no TLS."""
+    with Greeting(says(b"220 mail.example.invalid ESMTP\r\n")) as mail:
+        result = probe(TcpCheck(tcp=mail.port, tls="www.example.invalid"), LOOPBACK, 5)
+    assert isinstance(result, Down)
+    assert result.reason == "tls"
+
+
+def test_tls_that_never_begins_is_a_timeout() -> None:
+    """The handshake is under the same deadline."""
+    with Listening(None) as silent:
+        result = probe(TcpCheck(tcp=silent.port, tls="www.example.invalid"), LOOPBACK, 0.5)
+    assert isinstance(result, Down)
+    assert result.reason == "timeout"
+    assert 0.5 <= result.seconds < 0.5 + SLACK
+
+
+# --- DNS ------------------------------------------------------------------------------------
+
+
+def test_a_nameserver_with_the_zone_is_up(start_nsd: StartNsd) -> None:
+    """It serves the zone's SOA, with authority."""
+    nsd = start_nsd({"example.org": 2026010101})
+    assert isinstance(probe(DnsCheck(dns="example.org", port=nsd.port), LOOPBACK, 5), Up)
+
+
+def test_a_nameserver_without_the_zone_is_down(start_nsd: StartNsd) -> None:
+    """An answer, but not the one that counts."""
+    nsd = start_nsd({"example.org": 2026010101})
+    result = probe(DnsCheck(dns="example.net", port=nsd.port), LOOPBACK, 5)
+    assert isinstance(result, Down)
+    assert (result.reason, result.detail) == ("REFUSED", "no SOA of example.net: REFUSED")
+
+
+def test_a_resolver_s_answer_is_none() -> None:
+    """Whoever has it from somewhere else does not serve the zone."""
+
+    def resolver(_: Responder, question: dns.message.Message) -> list[bytes]:
+        reply = dns.message.make_response(question)
+        soa = "example.org. 60 IN SOA ns1.example.org. owner.example.org. 1 2 3 4 5"
+        reply.answer.append(dns.rrset.from_text(*soa.split(" ", 4)))
+        return [reply.to_wire()]
+
+    with Responder(resolver) as responder:
+        result = probe(DnsCheck(dns="example.org", port=responder.nameserver.port), LOOPBACK, 5)
+    assert isinstance(result, Down)
+    assert result.reason == "not authoritative"
+
+
+def test_a_silent_nameserver_is_a_timeout() -> None:
+    """After several tries: one lost packet is no dead server."""
+    with Responder(says_nothing) as responder:
+        check = DnsCheck(dns="example.org", port=responder.nameserver.port)
+        result = probe(check, LOOPBACK, 0.5)
+    assert isinstance(result, Down)
+    assert (result.reason, result.detail) == (
+        "timeout",
+        "nothing more within 0.5 s while waiting for the answer",
+    )
+    assert 0.5 <= result.seconds < 0.5 + SLACK
+    assert len(responder.asked) == 3
+
+
+# --- the steps, for a person ----------------------------------------------------------------
+
+
+def test_each_step_is_told_as_it_happens(tmp_path: Path) -> None:
+    """What was asked, what came of it, and what it comes to."""
+    certificate, key = make_certificate(tmp_path, "20990101000000Z")
+    trust = ssl.create_default_context(cafile=certificate)
+    steps: list[str] = []
+    with tls_server(certificate, key) as (web, _):
+        url = f"https://www.example.invalid:{web.port}/"
+        check = HttpCheck(url=url, contains="shop")
+        probe(check, LOOPBACK, 5, trust=trust, tell=steps.append)
+    assert steps == [
+        f"connecting to 127.0.0.1, port {web.port}",
+        "connected",
+        "TLSv1.3, with a certificate that holds until 2099-01-01 00:00:00Z",
+        f"GET {url} was answered 200 OK",
+        "read 7 bytes of its body",
+        'down, text missing: "shop" is not in the 7 bytes of the page',
+    ]
+
+
+def test_a_look_tells_of_which_check_at_which_address(start_nsd: StartNsd) -> None:
+    """They run side by side, so each step says whose it is."""
+    nsd = start_nsd({"example.org": 2026010101})
+    steps: list[tuple[str, Address, str]] = []
+    with Greeting(says(b"220 x\r\n")) as mail:
+        checks = {
+            "dns": DnsCheck(dns="example.org", port=nsd.port),
+            "mail": TcpCheck(tcp=mail.port, banner="220 "),
+        }
+        server = Server(addresses=("127.0.0.1",), checks=checks)
+        look(server, 5, tell=lambda *step: steps.append(step))
+    by_check = {name: [what for its, _, what in steps if its == name] for name in checks}
+    assert by_check == {
+        "dns": [
+            f"asking 127.0.0.1, port {nsd.port}, for the SOA of example.org",
+            "it serves 2026010101",
+            "up",
+        ],
+        "mail": [
+            f"connecting to 127.0.0.1, port {mail.port}",
+            "connected",
+            'it says "220 x"',
+            "up",
+        ],
+    }
 
 
 # --- a server: all its checks ---------------------------------------------------------------
@@ -517,6 +839,20 @@ def test_the_first_address_judges(
         ("mail", IPv6Address("::1")): other_address,
     }
     assert judge(server, looked) == verdict
+
+
+def test_a_check_that_is_not_required_makes_nothing_down() -> None:
+    """It is looked at all the same; the first that is required is the reason."""
+    checks = {
+        "news": HttpCheck(url="http://www.example.invalid/", required=False),
+        "web": http_check(80),
+    }
+    server = Server(addresses=("127.0.0.1",), checks=checks)
+    down = Down("status 503", "…", 1)
+    assert judge(server, {("news", LOOPBACK): down, ("web", LOOPBACK): Up(0.2)}) == Up(0.2)
+    both = judge(server, {("news", LOOPBACK): Down("tls", "…", 2), ("web", LOOPBACK): down})
+    assert both == Down("web: status 503", "…", 1)
+    assert list(server.judged.checks_at(LOOPBACK)) == ["web"]
 
 
 # --- references -----------------------------------------------------------------------------
@@ -610,7 +946,7 @@ def test_a_web_reference_s_certificate_has_to_be_right(
     """Or a box on our own side of the line could answer in its name."""
     certificate, key = make_certificate(tmp_path, "20990101000000Z")
     trust = ssl.create_default_context(cafile=certificate) if trusted else None
-    with https_server(certificate, key) as (web, _):
+    with tls_server(certificate, key) as (web, _):
         result = ask_reference(web_reference(web.port, "https"), 2, trust=trust)
     assert (result.reason if isinstance(result, Down) else None) == reason
 

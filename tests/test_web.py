@@ -5,6 +5,7 @@ import re
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -13,14 +14,17 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from ipaddress import ip_address
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
+from certificates import make_certificate
 from conftest import StartNsd, StartWeb, free_port, write_config
 
 from demo.stack import wait_for
 from exporter import config as configuration
-from exporter.config import Config, Listen, Nameserver
+from exporter.config import Config, HttpCheck, Listen, Nameserver, Reference, TcpCheck
 from exporter.web import Listener
 
 GOLDEN = Path(__file__).parent / "golden" / "metrics.txt"
@@ -108,7 +112,9 @@ def waiting(tmp_path: Path, start_web: StartWeb) -> Iterator[Exporter]:
 
 
 @pytest.fixture
-def page(tmp_path: Path, start_nsd: StartNsd, start_web: StartWeb) -> str:
+def page(
+    tmp_path: Path, start_nsd: StartNsd, start_web: StartWeb, monkeypatch: pytest.MonkeyPatch
+) -> str:
     """The metrics of a day on which something of everything is broken."""
     up = start_web().port
     servers = {"main": up, "backup": free_port("127.0.0.1")}
@@ -119,11 +125,41 @@ def page(tmp_path: Path, start_nsd: StartNsd, start_web: StartWeb) -> str:
     path = write_config(tmp_path, servers, nameservers, ["example.org", "example.net"])
     config = configuration.read(path)
     (config.zones.sources / "example.org.base").write_text(SOURCE)
-    with serving(config) as exporter:
+    certificate, key = make_certificate(tmp_path, "20990101000000Z")
+    trust = ssl.create_default_context(cafile=certificate)
+    monkeypatch.setattr("exporter.line.trust", lambda: trust)
+    with tls_listener(certificate, key) as port, serving(with_more(config, port)) as exporter:
         answer = exporter.ask("/metrics")
     assert answer.status == 200
     assert answer.headers["Content-Type"].startswith("text/plain; version=0.0.4")
     return answer.body
+
+
+@contextmanager
+def tls_listener(certificate: Path, key: Path) -> Iterator[int]:
+    """A port on which TLS is spoken with whoever comes first, and nothing said."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+
+    def greet() -> None:
+        connection, _ = listener.accept()
+        with context.wrap_socket(connection, server_side=True) as tls:
+            tls.recv(1)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=greet)
+        thread.start()
+        yield listener.getsockname()[1]
+        thread.join()
+
+
+def with_more(config: Config, imaps: int) -> Config:
+    """With a check by TLS that is not required, and a reference that is closed."""
+    main = config.servers["main"]
+    check = TcpCheck(tcp=imaps, tls="www.example.invalid", required=False)
+    main = main.model_copy(update={"checks": {**main.checks, "imaps": check}})
+    closed = Reference("tcp", ip_address("127.0.0.1"), free_port("127.0.0.1"))
+    return replace(config, servers={**config.servers, "main": main}, references={"third": closed})
 
 
 def test_the_page_is_the_golden_one(page: str) -> None:
@@ -156,20 +192,24 @@ def test_openmetrics_is_spoken_to_who_asks_for_it(idle: Exporter) -> None:
 
 
 @pytest.mark.parametrize(
-    ("query", "servers", "zones"),
+    ("query", "servers", "zones", "references"),
     [
-        ("", True, True),
-        ("?collect[]=servers", True, False),
-        ("?collect%5B%5D=zones", False, True),
-        ("?collect[]=zones&collect[]=servers", True, True),
+        ("", True, True, True),
+        ("?collect[]=servers", True, False, False),
+        ("?collect%5B%5D=zones", False, True, False),
+        ("?collect[]=zones&collect[]=servers", True, True, False),
+        ("?collect[]=zones&collect[]=references", False, True, True),
     ],
 )
-def test_collect_chooses(idle: Exporter, query: str, servers: bool, zones: bool) -> None:
+def test_collect_chooses(
+    idle: Exporter, query: str, servers: bool, zones: bool, references: bool
+) -> None:
     """Without a choice it is all."""
     answer = idle.ask(f"/metrics{query}")
     assert answer.status == 200
     assert ("zonerw_server_up{" in answer.body) == servers
     assert ("zonerw_zone_query_up{" in answer.body) == zones
+    assert ("# TYPE zonerw_reference_up " in answer.body) == references
     assert "zonerw_build_info{" in answer.body
 
 
@@ -178,7 +218,9 @@ def test_an_unknown_group_is_refused(idle: Exporter, group: str) -> None:
     """A typo in the scrape's configuration must not look like a scrape of nothing."""
     answer = idle.ask(f"/metrics?collect[]=servers&collect[]={group}")
     assert answer.status == 400
-    assert answer.body == f"collect[]={group}: unknown; expected one of servers, zones\n"
+    assert (
+        answer.body == f"collect[]={group}: unknown; expected one of servers, zones, references\n"
+    )
 
 
 def test_no_zones_is_not_the_same_as_no_answer(idle: Exporter) -> None:
@@ -242,6 +284,78 @@ def test_the_landing_page_leads_to_the_others(idle: Exporter) -> None:
     links = re.findall(r'href="([^"]+)"', answer.body)
     assert "/metrics" in links
     assert {idle.ask(link).status for link in links} == {200}
+
+
+def test_the_landing_page_says_in_one_line_how_it_stands(idle: Exporter) -> None:
+    """As the last scrape saw it: the page looks at nobody."""
+    assert "<p>Nobody has asked for the servers yet.</p>" in idle.ask("/").body
+    idle.ask("/metrics?collect[]=zones")
+    assert "<p>Nobody has asked for the servers yet.</p>" in idle.ask("/").body
+    idle.ask("/metrics")
+    (line,) = re.findall("<p>(At .*)</p>", idle.ask("/").body)
+    assert re.fullmatch(r"At \d\d:\d\d:\d\d UTC: main is down \(web: connection refused\)\.", line)
+
+
+# --- one look, step by step -----------------------------------------------------------------
+
+
+def test_a_probe_shows_what_a_scrape_would_of_one_server(idle: Exporter) -> None:
+    """Without debug it is metrics, for Prometheus too."""
+    answer = idle.ask("/probe?server=main")
+    assert answer.status == 200
+    assert answer.headers["Content-Type"].startswith("text/plain; version=0.0.4")
+    assert 'zonerw_server_up{role="main",server="main"} 0.0\n' in answer.body
+    assert "zonerw_zone_query_up" not in answer.body
+
+
+def test_a_probe_knows_its_server_s_role(tmp_path: Path) -> None:
+    """Alone on the page, the backup is not main."""
+    nobody = free_port("127.0.0.1")
+    nameserver = Nameserver(address="127.0.0.1", port=nobody)
+    path = write_config(tmp_path, {"main": nobody, "backup": nobody}, {"ns1": nameserver})
+    with serving(configuration.read(path)) as exporter:
+        body = exporter.ask("/probe?server=backup").body
+    assert 'zonerw_server_up{role="backup",server="backup"} 0.0\n' in body
+    assert 'server="main"' not in body
+
+
+def test_a_probe_with_debug_tells_each_step(idle: Exporter) -> None:
+    """When, what was tried, what came of it, what it comes to, and the metrics."""
+    answer = idle.ask("/probe?server=main&debug=true")
+    assert answer.status == 200
+    assert answer.headers["Content-Type"] == "text/plain; charset=utf-8"
+    told = re.sub(r"\d\.\d{3} s", "TIME", answer.body)
+    (check,) = idle.listener.config.servers["main"].checks.values()
+    assert isinstance(check, HttpCheck)
+    port = urlsplit(check.url).port
+    assert told.startswith(
+        f"  TIME  web at 127.0.0.1: connecting to 127.0.0.1, port {port}\n"
+        "  TIME  web at 127.0.0.1: down, connection refused: [Errno 111] Connection refused\n\n"
+        "main is down: web: connection refused\n\n"
+        "The metrics of a scrape:\n\n"
+        "# HELP zonerw_server_up "
+    )
+
+
+def test_a_probe_s_time_is_the_scrape_s(waiting: Exporter) -> None:
+    """A silent server is given up before whoever asks gives up."""
+    answer, seconds = waiting.scrape("1", "/probe?server=main")
+    assert 'reason="timeout"' in answer.body
+    assert 0.5 < seconds < 3
+
+
+@pytest.mark.parametrize(
+    ("query", "told"),
+    [
+        ("", "server=: unknown; expected one of main\n"),
+        ("?server=mian", "server=mian: unknown; expected one of main\n"),
+        ("?server=main&debug=1", "debug=1: expected true or false\n"),
+    ],
+)
+def test_a_probe_of_nobody_is_refused(idle: Exporter, query: str, told: str) -> None:
+    """With what there is."""
+    answer = idle.ask(f"/probe{query}")
+    assert (answer.status, answer.body) == (400, told)
 
 
 @pytest.mark.parametrize("path", ["/metrics/", "/favicon.ico", "/../metrics"])
@@ -369,6 +483,24 @@ def test_an_address_in_use_is_one_clear_line(start: Callable[[], subprocess.Pope
     expected = f'msg="can\'t listen" address={host}:{port} reason="Address already in use"\n'
     assert told.endswith(expected)
     assert told.count("\n") == 1
+
+
+def test_once_prints_one_scrape_and_ends(tmp_path: Path, start_web: StartWeb) -> None:
+    """All of it on standard output, what is wrong on standard error; being down is no failure."""
+    nobody = Nameserver(address="127.0.0.1", port=free_port("127.0.0.1"))
+    servers = {"main": free_port("127.0.0.1"), "backup": start_web().port}
+    path = write_config(tmp_path, servers, {"ns1": nobody}, ["example.org"])
+    ended = subprocess.run(
+        [sys.executable, "-m", "exporter", "--config", path, "--once"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 0
+    assert 'zonerw_server_up{role="main",server="main"} 0.0\n' in ended.stdout
+    assert 'zonerw_server_up{role="backup",server="backup"} 1.0\n' in ended.stdout
+    assert 'zonerw_zone_query_up{nameserver="ns1",zone="example.org"} 0.0\n' in ended.stdout
+    assert 'msg="server down" server=main' in ended.stderr
 
 
 def test_a_faulty_configuration_is_told_in_its_own_words(tmp_path: Path) -> None:

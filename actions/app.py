@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from typing import Annotated, Literal, TypeVar
 
 from fastapi import FastAPI, Request, Response
-from fastapi.responses import JSONResponse, PlainTextResponse
+from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
 from prometheus_client import exposition
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
@@ -26,6 +26,7 @@ from actions.converge import Forced, Unpin
 from actions.metrics import Metrics
 from actions.notify import Follower
 from actions.outcome import Outcome
+from actions.page import page
 from actions.payload import Payload
 from actions.state import StateError
 from actions.status import Answer, Document, answer
@@ -108,6 +109,10 @@ def create_app(parts: Parts, tokens: Tokens) -> ASGIApp:
     @app.delete("/pin")
     async def unpin() -> JSONResponse:
         return await _answer(worker.request(Unpin()), followers, requested=True)
+
+    @app.get("/")
+    def landing_page() -> HTMLResponse:
+        return HTMLResponse(page(parts.status()))
 
     @app.get("/status")
     def status() -> JSONResponse:

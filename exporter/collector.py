@@ -5,7 +5,6 @@ changed. Leaves to `probes` and `soa` how it is looked, and to `web` when and fo
 What is not known is absent, never 0.
 """
 
-import importlib.metadata
 import logging
 import platform
 import threading
@@ -21,6 +20,7 @@ from prometheus_client.core import GaugeMetricFamily
 
 from exporter import probes, soa, zonefile
 from exporter.config import Address, Config, Nameserver, Server
+from exporter.version import version
 
 log = logging.getLogger(__name__)
 
@@ -369,11 +369,3 @@ def _build() -> Metric:
     build = GaugeMetricFamily("zonerw_build_info", "What runs here.", labels=["version", "python"])
     build.add_metric([version(), platform.python_version()], 1)
     return build
-
-
-def version() -> str:
-    """The version of this program."""
-    try:
-        return importlib.metadata.version("zonerw")
-    except importlib.metadata.PackageNotFoundError:
-        return "uninstalled"  # run from a checkout that nobody installed

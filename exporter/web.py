@@ -20,6 +20,7 @@ from prometheus_client.exposition import choose_encoder
 
 from exporter import collector, probes
 from exporter.config import Address, Config
+from exporter.version import version
 
 log = logging.getLogger(__name__)
 
@@ -212,7 +213,7 @@ def _landing_page(config: Config, last_seen: collector.LastSeen) -> str:
 <li><a href="/metrics?collect[]=references">Those of the references</a></li>
 <li><a href="/-/healthy">Health of this program</a></li>
 </ul>
-<p>Version {html.escape(collector.version())}. It looks when it is asked, and changes nothing.</p>
+<p>Version {html.escape(version())}. It looks when it is asked, and changes nothing.</p>
 </body>
 </html>
 """

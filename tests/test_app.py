@@ -1,6 +1,8 @@
 """The HTTP interface of actions, over real sockets; what a run comes to is made up here."""
 
+import html
 import json
+import re
 import socket
 import threading
 from collections.abc import Iterator
@@ -22,9 +24,11 @@ from actions.metrics import Metrics, Trigger
 from actions.outcome import Outcome, ZoneOutcome
 from actions.state import Meant, Pin, StateError
 from actions.status import Files, Moment, document
+from actions.text import tell
 from actions.witness import Heard
 from actions.worker import Worker
 from exporter import config as configuration
+from exporter.version import version
 
 WEBHOOK, OPERATOR = "w" * 32, "o" * 32
 QUIET = decide.Testimony(
@@ -438,6 +442,37 @@ def test_only_the_operator_sees_the_status(daemon: Daemon) -> None:
     """It says where everything is, and what is wrong with it."""
     assert daemon.ask("GET", "/status", None, WEBHOOK).status_code == 403
     assert requests.get(daemon.url + "/status", timeout=5).status_code == 401
+
+
+def test_the_landing_page_says_how_it_stands_and_leads_on(daemon: Daemon) -> None:
+    """In one line first; a browser shows the token as a password, and every link works."""
+    answer = requests.get(daemon.url + "/", auth=("anybody", OPERATOR), timeout=5)
+    assert answer.status_code == 200
+    assert answer.headers["Content-Type"] == "text/html; charset=utf-8"
+    text = tell(daemon.status)
+    first, _, rest = text.partition("\n")
+    assert f"<p><strong>{first}</strong></p>" in answer.text
+    assert f"<pre>{html.escape(rest)}</pre>" in answer.text
+    assert f"Version {version()}." in answer.text
+    links = re.findall(r'href="([^"]+)"', answer.text)
+    assert set(links) == {"/status", "/metrics", "/-/healthy", "/-/ready"}
+    assert {daemon.ask("GET", link, None, OPERATOR).status_code for link in links} == {200}
+
+
+def test_what_others_say_is_text_on_the_landing_page(daemon: Daemon) -> None:
+    """A pin's reason, for example, is anybody's who may pin."""
+    daemon.status = daemon.status.model_copy(update={"why": "<script>alert(1)</script>"})
+    answer = daemon.ask("GET", "/", None, OPERATOR)
+    assert "<script>" not in answer.text
+    assert "&lt;script&gt;" in answer.text
+
+
+def test_only_the_operator_sees_the_landing_page(daemon: Daemon) -> None:
+    """It says what the status does; a browser is asked for the token."""
+    assert daemon.ask("GET", "/", None, WEBHOOK).status_code == 403
+    answer = requests.get(daemon.url + "/", timeout=5)
+    assert answer.status_code == 401
+    assert answer.headers["WWW-Authenticate"] == 'Basic realm="zonerw"'
 
 
 def test_a_long_run_is_answered_in_time(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:

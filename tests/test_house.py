@@ -11,7 +11,7 @@ HOUSE = Path(__file__).parent.parent
 # What actions shares with the exporter.
 SHARED = (
     *("exporter.config", "exporter.kinds", "exporter.zonefile"),
-    *("exporter.probes", "exporter.soa", "exporter.log"),
+    *("exporter.probes", "exporter.soa", "exporter.log", "exporter.version"),
 )
 
 # They decide, and they turn text into text: what they know of the world comes in as arguments.

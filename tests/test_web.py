@@ -485,13 +485,20 @@ def test_an_address_in_use_is_one_clear_line(start: Callable[[], subprocess.Pope
     assert told.count("\n") == 1
 
 
-def test_once_prints_one_scrape_and_ends(tmp_path: Path, start_web: StartWeb) -> None:
+@pytest.mark.parametrize(
+    "program",
+    [("-m", "exporter"), ("-c", "from actions.cli import main; main()", "exporter")],
+    ids=["python -m exporter", "zonerw exporter"],
+)
+def test_once_prints_one_scrape_and_ends(
+    tmp_path: Path, start_web: StartWeb, program: tuple[str, ...]
+) -> None:
     """All of it on standard output, what is wrong on standard error; being down is no failure."""
     nobody = Nameserver(address="127.0.0.1", port=free_port("127.0.0.1"))
     servers = {"main": free_port("127.0.0.1"), "backup": start_web().port}
     path = write_config(tmp_path, servers, {"ns1": nobody}, ["example.org"])
     ended = subprocess.run(
-        [sys.executable, "-m", "exporter", "--config", path, "--once"],
+        [sys.executable, *program, "--config", path, "--once"],
         capture_output=True,
         text=True,
         check=False,

@@ -24,6 +24,10 @@ ALERTMANAGER = {
 LONGEST_PROBE = 5.0  # the exporter gives a server no more, however patient the scrape
 LONGEST_RELOAD = 4.0  # for so long actions waits for its primary
 
+# By how often they are evaluated: as often as a server's death is to be seen, and less often.
+CASES = ("rules_test.yml", "rules_minutes_test.yml", "rules_days_test.yml")
+FILES = ("prometheus.yml", "rules.yml", *CASES)
+
 profile = pytest.mark.parametrize("profile", PROFILES)
 
 
@@ -38,16 +42,28 @@ def test_prometheus_accepts_the_configuration_from_any_folder(profile: str, tmp_
 def test_lint_finds_nothing_in_the_rules(profile: str) -> None:
     """All of promtool's lints pass."""
     told = promtool("check", "rules", "--lint=all", "--lint-fatal", PROFILES[profile] / "rules.yml")
-    assert "13 rules found" in told
+    assert "28 rules found" in told
 
 
 @profile
-def test_rules_fire_when_they_should_and_only_then(profile: str) -> None:
-    """The cases of `rules_test.yml` hold, on Prometheus's own engine."""
-    promtool("test", "rules", PROFILES[profile] / "rules_test.yml")
+@pytest.mark.parametrize("name", CASES)
+def test_rules_fire_when_they_should_and_only_then(profile: str, name: str) -> None:
+    """The cases beside the rules hold, on Prometheus's own engine."""
+    promtool("test", "rules", PROFILES[profile] / name)
 
 
-@pytest.mark.parametrize("name", ["prometheus.yml", "rules.yml", "rules_test.yml"])
+def test_every_alert_has_a_case_that_fires_and_one_that_does_not() -> None:
+    """An alert without the one may never fire; without the other it may always."""
+    expected: dict[bool, set[str]] = {True: set(), False: set()}
+    for name in CASES:
+        for case in yaml.safe_load((PROFILES["default"] / name).read_text())["tests"]:
+            for test in case["alert_rule_test"]:
+                expected[bool(test["exp_alerts"])].add(test["alertname"])
+    named = {rule["alert"] for rule in alerts("default")}
+    assert expected == {True: named, False: named}
+
+
+@pytest.mark.parametrize("name", FILES)
 def test_profiles_differ_in_durations_only(name: str) -> None:
     """What holds for the fast profile, which the demo and the tests run, holds for the other."""
     default, fast = ((PROFILES[p] / name).read_text() for p in ("default", "fast"))
@@ -101,13 +117,31 @@ def test_a_switch_under_way_is_not_said_to_be_missing(profile: str) -> None:
 def test_a_nameserver_is_asked_several_times_before_it_is_said_to_be_behind(profile: str) -> None:
     """Zones are looked at less often than servers; the looks before a switch say nothing of it."""
     interval = scrape_interval(profile, "zonerw-zones")
-    assert alert_for(profile, "ZonePointsElsewhere") >= 4 * interval
+    for alert in ("ZonePointsElsewhere", "NameserverBehind", "ZoneNotServed"):
+        assert alert_for(profile, alert) >= 4 * interval
+    assert alert_for(profile, "NameserverUnreachable") >= 4 * interval
+
+
+@profile
+def test_zones_are_reckoned_with_as_often_as_they_are_asked_for(profile: str) -> None:
+    """Twice as often would only be twice the work; servers come at the evaluation interval."""
+    intervals = {group["name"]: group.get("interval") for group in groups(profile)}
+    zones = intervals.pop("zonerw-zones")
+    assert seconds(zones) == scrape_interval(profile, "zonerw-zones")
+    assert intervals == {"zonerw": None}
+
+
+@profile
+def test_what_waits_for_hours_is_restored_when_prometheus_is_restarted(profile: str) -> None:
+    """Prometheus takes up a `for` of ten minutes or more where it was; less begins anew."""
+    for alert in ("SourcePending", "ReferenceDown"):
+        assert alert_for(profile, alert) >= 600
 
 
 @profile
 def test_runs_that_go_on_failing_are_seen_to_and_one_that_failed_is_forgotten(profile: str) -> None:
     """ConvergeFailing sees several of the timer's runs, and waits until they are out of sight."""
-    (rule,) = [r for r in rules(profile) if r["alert"] == "ConvergeFailing"]
+    (rule,) = [r for r in alerts(profile) if r["alert"] == "ConvergeFailing"]
     (range_,) = map(seconds, re.findall(r"\[(\w+)\]", rule["expr"]))
     run = config.Alertmanager(url="http://127.0.0.1:9093").poll + LONGEST_RELOAD
     scrape = scrape_interval(profile, "zonerw-actions")
@@ -125,18 +159,27 @@ def test_a_restart_of_prometheus_is_over_before_actions_is_said_to_be_alone(prof
 
 @profile
 def test_each_alert_tells_in_words_whom_it_is_about(profile: str) -> None:
-    """Every alert has a severity, a summary and a description; both name what its labels say."""
-    for rule in rules(profile):
-        assert set(rule["annotations"]) == {"summary", "description"}
+    """Every alert has a severity, a summary and a description; both name what its labels say.
+
+    A nameserver's server is there to keep still by: a third party's has none.
+    """
+    for rule in alerts(profile):
+        assert set(rule["annotations"]) == {"summary", "description", "runbook_url"}
         assert rule["labels"]["severity"] in ("critical", "warning", "none")
-        for text in rule["annotations"].values():
-            assert set(re.findall(r"\{\{ \$labels\.(\w+) \}\}", text)) == labels(rule)
+        said = {
+            name: set(re.findall(r"\{\{ \$labels\.(\w+) \}\}", rule["annotations"][name]))
+            for name in ("summary", "description")
+        }
+        if rule["alert"] == "NameserverUnreachable":
+            assert said == {"summary": {"nameserver"}, "description": {"nameserver", "role"}}
+        else:
+            assert said == {"summary": labels(rule), "description": labels(rule)}
 
 
 @profile
 def test_alerts_keep_no_label_of_a_scrape(profile: str) -> None:
     """However many look, from wherever: one alert for each server, or name server and zone."""
-    assert {rule["alert"]: labels(rule) for rule in rules(profile)} == {
+    assert {rule["alert"]: labels(rule) for rule in alerts(profile)} == {
         "MainDown": {"server"},
         "BackupDown": {"server"},
         "ServerWatched": {"server"},
@@ -147,9 +190,23 @@ def test_alerts_keep_no_label_of_a_scrape(profile: str) -> None:
         "Blind": set(),
         "PinnedServerDown": {"server"},
         "NotSwitched": {"server"},
-        "ZonePointsElsewhere": {"zone", "nameserver", "server"},
         "Flapping": set(),
         "NeverSeenUp": {"server"},
+        "NotHandedBack": {"server"},
+        "CheckFailing": {"server", "check", "address"},
+        "CertificateExpiring": {"server", "check", "address"},
+        "ExportersDisagree": {"server"},
+        "ExporterUnreachable": {"instance"},
+        "ReferenceDown": {"reference"},
+        "NothingPublished": set(),
+        "ZoneExpiring": {"zone", "nameserver"},
+        "NameserverUnreachable": {"nameserver", "role", "server"},
+        "ZoneNotServed": {"zone", "nameserver"},
+        "NameserverBehind": {"zone", "nameserver"},
+        "ZonePointsElsewhere": {"zone", "nameserver", "server"},
+        "SourceBroken": {"zone"},
+        "SourcePending": {"zone"},
+        "SerialsLow": {"zone"},
     }
 
 
@@ -159,8 +216,9 @@ def test_rules_ask_for_metrics_and_steps_that_there_are() -> None:
         (ROOT / "tests" / "golden" / name).read_text() for name in ("actions.txt", "metrics.txt")
     ]
     there = {name for page in pages for name in re.findall(r"(?m)^(zonerw_\w+)", page)}
-    asked = {name for r in rules("default") for name in re.findall(r"zonerw_\w+", r["expr"])}
-    steps = {step for r in rules("default") for step in re.findall(r'step!?="(.*?)"', r["expr"])}
+    said = [r["expr"] + r.get("annotations", {}).get("description", "") for r in rules("default")]
+    asked = {name for text in said for name in re.findall(r"zonerw_\w+", text)}
+    steps = {step for text in said for step in re.findall(r'step!?="(.*?)"', text)}
     assert asked
     assert asked <= there
     assert steps
@@ -171,7 +229,12 @@ def test_rules_ask_for_metrics_and_steps_that_there_are() -> None:
 def test_rules_ask_for_jobs_that_there_are(profile: str) -> None:
     """An alert about a job of another name would never fire."""
     settings = yaml.safe_load((PROFILES[profile] / "prometheus.yml").read_text())
-    asked = {job for rule in rules(profile) for job in re.findall(r'job="(.*?)"', rule["expr"])}
+    asked = {
+        job
+        for rule in rules(profile)
+        for jobs in re.findall(r'job=~?"(.*?)"', rule["expr"])
+        for job in jobs.split("|")
+    }
     assert asked
     assert asked <= {job["job_name"] for job in settings["scrape_configs"]}
 
@@ -187,7 +250,7 @@ def test_scrapes_go_where_the_programs_listen(profile: str) -> None:
     exporter, actions = str(config.Exporter().listen), str(config.Actions().listen)
     assert targets == {
         "zonerw-servers": ([exporter], {"collect[]": ["servers"]}),
-        "zonerw-zones": ([exporter], {"collect[]": ["zones"]}),
+        "zonerw-zones": ([exporter], {"collect[]": ["zones", "references"]}),
         "zonerw-actions": ([actions], None),
     }
     example = config.read(ROOT / "examples" / "zonerw.toml").alertmanager
@@ -235,15 +298,23 @@ def group_wait(profile: str) -> float:
     return seconds(route["group_wait"])
 
 
+def groups(profile: str) -> list[dict[str, Any]]:
+    its: list[dict[str, Any]] = yaml.safe_load((PROFILES[profile] / "rules.yml").read_text())[
+        "groups"
+    ]
+    return its
+
+
 def rules(profile: str) -> list[dict[str, Any]]:
-    (group,) = yaml.safe_load((PROFILES[profile] / "rules.yml").read_text())["groups"]
-    assert "interval" not in group  # the evaluation interval holds for it
-    rules: list[dict[str, Any]] = group["rules"]
-    return rules
+    return [rule for group in groups(profile) for rule in group["rules"]]
+
+
+def alerts(profile: str) -> list[dict[str, Any]]:
+    return [rule for rule in rules(profile) if "alert" in rule]
 
 
 def alert_for(profile: str, alert: str) -> float:
-    (rule,) = [r for r in rules(profile) if r["alert"] == alert]
+    (rule,) = [r for r in alerts(profile) if r["alert"] == alert]
     return seconds(rule["for"])
 
 

@@ -244,6 +244,8 @@ def _write_watching(layout: Layout, ships: Path) -> None:
     alertmanager = {
         "http://127.0.0.1:9854/": f"{layout.url('actions')}/",
         "/etc/zonerw/webhook.token": f"{layout.folder / 'webhook.token'}",
+        # Nobody is mailed from a demo: this port is nobody's.
+        '"127.0.0.1:25"': f'"{backup}:1"',
     }
     text = (ships / "alertmanager" / "fast.yml").read_text()
     (layout.folder / "alertmanager.yml").write_text(fill(text, alertmanager))

@@ -164,7 +164,23 @@ def test_references_are_up_or_down(tmp_path: Path, start_web: StartWeb) -> None:
     seen = collect(config, LastSeen(), ["references"], 5)
     assert samples(seen, "zonerw_reference_up") == {("third",): 1, ("fourth",): 0}
     assert samples(seen, "zonerw_server_up") == {}
-    assert samples(collect(config, LastSeen(), ["servers"], 5), "zonerw_reference_up") == {}
+
+
+def test_references_are_asked_with_their_group_alone(tmp_path: Path) -> None:
+    """Whoever decides by the servers waits for no reference that is silent."""
+    with socket.create_server(("127.0.0.1", 0)) as reference:
+        reference.setblocking(False)
+        port = reference.getsockname()[1]
+        config = dataclasses.replace(
+            config_of(tmp_path, {"main": free_port("127.0.0.1")}),
+            references={"third": Reference("tcp", ip_address("127.0.0.1"), port)},
+        )
+        for groups in (["servers"], ["zones"]):
+            assert "zonerw_reference_up" not in names(collect(config, LastSeen(), groups, 1))
+            with pytest.raises(BlockingIOError):
+                reference.accept()
+        collect(config, LastSeen(), ["references"], 1)
+        reference.accept()[0].close()
 
 
 def test_nameservers_are_told_with_the_server_that_they_run_on(tmp_path: Path) -> None:

@@ -588,8 +588,9 @@ def test_a_banner_in_pieces_is_one() -> None:
         ),
         (b"\xff\x00\r\n", "wrong banner", 'it says "\\xff\x00", expected "220 "'),
         (b"\r\n220 ", "wrong banner", 'it says "", expected "220 "'),
+        (b"4", "wrong banner", 'it says "4", expected "220 "'),
     ],
-    ids=["busy", "no text", "an empty line first"],
+    ids=["busy", "no text", "an empty line first", "a byte that says it all"],
 )
 def test_another_banner_is_down(said: bytes, reason: str, detail: str) -> None:
     """At once: its first line says it all."""

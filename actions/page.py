@@ -20,7 +20,8 @@ def page(its: Document) -> str:
     links = "\n".join(f'<li><a href="{path}">{title}</a></li>' for path, title in _LINKS.items())
     return f"""<!DOCTYPE html>
 <html lang="en">
-<head><meta charset="utf-8"><title>zonerw: {html.escape(first)}</title></head>
+<head><meta charset="utf-8"><title>zonerw: {html.escape(first)}</title>
+<style>pre {{ white-space: pre-wrap }}</style></head>
 <body>
 <h1>zonerw actions</h1>
 <p><strong>{html.escape(first)}</strong></p>

@@ -16,7 +16,7 @@ from actions.decide import Look
 from actions.looks import Attention, Looker, Memory, Round, Seen
 from demo.stack import wait_for
 from exporter import config as configuration
-from exporter.config import Config, Reference, Server
+from exporter.config import Config, Reference, Server, TcpCheck
 from exporter.probes import Down, Up
 
 UP, DOWN = Up(0.1), Down("web: timeout", "", 1.0)
@@ -226,6 +226,20 @@ def test_only_the_first_address_is_looked_at(machine: Machine) -> None:
     """By it a server is judged; the other one could cost its whole timeout each time."""
     looks.take(config(), ("main",), 1)
     assert {address for address, _ in machine.looks} == {MAIN, QUAD9}
+
+
+def test_only_required_checks_are_looked_at(machine: Machine) -> None:
+    """What decides nothing costs no time of those who decide."""
+    its = config()
+    main = its.servers["main"]
+    checks = {
+        "web": TcpCheck(tcp=80),
+        "mail": TcpCheck(tcp=25),
+        "news": TcpCheck(tcp=119, required=False),
+    }
+    servers = {**its.servers, "main": main.model_copy(update={"checks": checks})}
+    looks.take(replace(its, servers=servers), ("main",), 1)
+    assert machine.count(MAIN) == 2
 
 
 @pytest.mark.parametrize(("every", "timeout"), [(0.1, 1), (2.0, 2), (3600.0, 5)])

@@ -1,0 +1,237 @@
+"""The shipped dashboards, as Grafana would read them. What they ask is asked in tests/system."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+GRAFANA = ROOT / "grafana"
+DASHBOARDS = {path.name: json.loads(path.read_text()) for path in GRAFANA.glob("dashboards/*")}
+PANELS = [
+    (f"{board['uid']} {panel['title']}", panel)
+    for board in DASHBOARDS.values()
+    for panel in board["panels"]
+]
+TABLES = [(title, panel) for title, panel in PANELS if panel["type"] == "table"]
+GOLDEN = "".join(path.read_text() for path in (ROOT / "tests" / "golden").iterdir())
+
+# Where the README has pip install to.
+PREFIX = Path("/opt/zonerw")
+SOURCE = {"type": "prometheus", "uid": "${datasource}"}
+
+each_dashboard = pytest.mark.parametrize("name", sorted(DASHBOARDS))
+each_panel = pytest.mark.parametrize(
+    "panel", [pytest.param(its, id=title) for title, its in PANELS]
+)
+each_table = pytest.mark.parametrize(
+    "panel", [pytest.param(its, id=title) for title, its in TABLES]
+)
+
+
+@pytest.mark.parametrize("hash_seed", ["0", "1"])
+def test_what_is_committed_is_what_is_generated(hash_seed: str, tmp_path: Path) -> None:
+    """To the byte, file by file, whenever it is generated."""
+    for path in GRAFANA.glob("*.py"):
+        shutil.copy(path, tmp_path)
+    (tmp_path / "dashboards").mkdir()
+    environment = {**os.environ, "PYTHONHASHSEED": hash_seed}
+    subprocess.run([sys.executable, tmp_path / "generate.py"], env=environment, check=True)
+    generated = {path.name: path.read_bytes() for path in (tmp_path / "dashboards").iterdir()}
+    assert generated == {name: (GRAFANA / "dashboards" / name).read_bytes() for name in DASHBOARDS}
+
+
+def test_there_are_three_dashboards_that_lead_to_each_other() -> None:
+    """Each has a fixed address, and a link to all that have its tag."""
+    assert {name: its["uid"] for name, its in DASHBOARDS.items()} == {
+        f"{uid}.json": uid for uid in ("zonerw-overview", "zonerw-looks", "zonerw-machine-room")
+    }
+    for board in DASHBOARDS.values():
+        (link,) = board["links"]
+        assert (link["type"], link["tags"]) == ("dashboards", board["tags"])
+        assert (link["includeVars"], link["keepTime"]) == (True, True)
+
+
+@each_dashboard
+def test_a_dashboard_asks_the_prometheus_that_is_chosen_at_its_top(name: str) -> None:
+    """None is named, neither by a panel nor by a query nor by the choice itself."""
+    (variable,) = DASHBOARDS[name]["templating"]["list"]
+    assert (variable["name"], variable["type"]) == ("datasource", "datasource")
+    assert variable["query"] == "prometheus"
+    assert "current" not in variable
+    named = list(values(DASHBOARDS[name], "datasource"))
+    panels = DASHBOARDS[name]["panels"]
+    queries = sum(len(panel["targets"]) for panel in panels)
+    assert named == [SOURCE] * (len(panels) + queries + len(marks(name)))
+
+
+@each_dashboard
+def test_a_dashboard_shows_switches_and_pins_as_lines(name: str) -> None:
+    """A switch at the very time that its value tells, in ms; a pin for as long as it lasts."""
+    switch, pinned = marks(name)
+    assert (switch["name"], switch["useValueForTime"]) == ("Switch", True)
+    assert switch["expr"].endswith("timestamp_seconds) * 1000")
+    assert "{{server}}" in switch["textFormat"]
+    assert (pinned["name"], pinned["useValueForTime"]) == ("Pinned", False)
+
+
+@each_dashboard
+def test_panels_fill_the_width_and_each_has_a_number(name: str) -> None:
+    """Rows of 24 columns without holes; links to a panel go by its number."""
+    panels = DASHBOARDS[name]["panels"]
+    assert [panel["id"] for panel in panels] == list(range(1, len(panels) + 1))
+    covered: dict[tuple[int, int], str] = {}
+    for panel in panels:
+        at = panel["gridPos"]
+        for x in range(at["x"], at["x"] + at["w"]):
+            for y in range(at["y"], at["y"] + at["h"]):
+                assert (x, y) not in covered, panel["title"]
+                covered[x, y] = panel["title"]
+    bottom = max(y for _, y in covered) + 1
+    assert covered.keys() == {(x, y) for x in range(24) for y in range(bottom)}
+
+
+@each_panel
+def test_a_panel_says_what_it_shows(panel: dict[str, Any]) -> None:
+    """In a sentence for who forgot how it works; with a unit, and with a word for nothing."""
+    assert re.fullmatch(r"[A-Zz].{20,}\.", panel["description"]), panel["description"]
+    defaults = panel["fieldConfig"]["defaults"]
+    assert defaults["unit"]
+    assert defaults["noValue"]
+
+
+@each_panel
+def test_a_rate_is_taken_over_an_interval_that_fits_the_picture(panel: dict[str, Any]) -> None:
+    """Of any other range it is too coarse, or finer than scrapes are."""
+    for expr in exprs(panel):
+        rates = re.findall(r"\b(?:i?rate|increase|i?delta|deriv|resets|changes)\b", expr)
+        assert len(re.findall(r"\w+\[\$__rate_interval\]", expr)) == len(rates), expr
+
+
+@each_panel
+def test_a_panel_asks_for_metrics_that_there_are(panel: dict[str, Any]) -> None:
+    """Each name is on the golden page of the exporter, or of actions, or is Prometheus's own."""
+    known = {
+        *re.findall(r"^(\w+)", GOLDEN, re.MULTILINE),
+        "up",
+        "scrape_duration_seconds",
+        "ALERTS",
+    }
+    for expr in exprs(panel):
+        asked = set(re.findall(r"zonerw\w+(?=[\[{)])|\w+(?=\{)", expr))
+        assert asked, expr
+        assert asked <= known
+
+
+@each_panel
+def test_a_legend_names_labels_that_the_query_keeps(panel: dict[str, Any]) -> None:
+    """One that is aggregated away would leave a hole in the name."""
+    for target in panel["targets"]:
+        for label in re.findall(r"\{\{(\w+)\}\}", target["legendFormat"]):
+            assert re.search(rf"\b{label}\b", target["expr"]), label
+
+
+@each_table
+def test_a_table_calls_its_columns_by_names_that_it_has(panel: dict[str, Any]) -> None:
+    """A value is Value #A and so on where there are several; the last names are gone by."""
+    refs = [target["refId"] for target in panel["targets"]]
+    organize = panel["transformations"][-1]["options"]
+    values_of = {"Value"} if len(refs) == 1 else {f"Value #{ref}" for ref in refs}
+    assert {its for its in organize["renameByName"] if its.startswith("Value")} <= values_of
+    shown = set(organize["renameByName"].values())
+    sorted_by = {its["displayName"] for its in panel.get("options", {}).get("sortBy", ())}
+    told_of = {
+        its["matcher"]["options"]
+        for its in panel["fieldConfig"]["overrides"]
+        if its["matcher"]["id"] == "byName"
+    }
+    assert sorted_by | told_of <= shown
+
+
+def test_serials_are_written_out() -> None:
+    """Not as 2.03 Bil."""
+    (serials,) = (
+        panel
+        for panel in DASHBOARDS["zonerw-overview.json"]["panels"]
+        if panel["title"] == "Serials"
+    )
+    units = {
+        its["matcher"]["options"]: prop["value"]
+        for its in serials["fieldConfig"]["overrides"]
+        for prop in its["properties"]
+        if prop["id"] == "unit"
+    }
+    assert (units["published"], units["served"]) == ("none", "none")
+
+
+# --- provisioning -----------------------------------------------------------------------------
+
+
+def test_grafana_finds_the_dashboards_where_pip_puts_them() -> None:
+    """Provisioning names the folder of the installed JSON; the generator stays here."""
+    shared = wheel()["shared-data"]
+    provisioning = read("dashboards/zonerw.yml")
+    assert provisioning["apiVersion"] == 1
+    (provider,) = provisioning["providers"]
+    assert provider["type"] == "file"
+    assert Path(provider["options"]["path"]) == PREFIX / shared["grafana/dashboards"]
+    ours = {source for source in shared if Path(source).parts[0] == "grafana"}
+    assert ours == {"grafana/dashboards", "grafana/provisioning"}
+    assert str(PREFIX / shared["grafana/provisioning"]) in (ROOT / "README.md").read_text()
+
+
+def test_grafana_is_given_a_prometheus_to_choose() -> None:
+    """The one of the same machine, with the interval at which it scrapes the servers."""
+    provisioning = read("datasources/zonerw.yml")
+    assert provisioning["apiVersion"] == 1
+    (source,) = provisioning["datasources"]
+    assert (source["uid"], source["type"]) == ("zonerw", "prometheus")
+    prometheus = yaml.safe_load((ROOT / "prometheus" / "prometheus.yml").read_text())
+    (interval,) = {
+        job["scrape_interval"]
+        for job in prometheus["scrape_configs"]
+        if job["job_name"] in ("zonerw-servers", "zonerw-actions")
+    }
+    assert source["jsonData"]["timeInterval"] == interval
+
+
+def read(path: str) -> Any:
+    return yaml.safe_load((GRAFANA / "provisioning" / path).read_text())
+
+
+def wheel() -> dict[str, Any]:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    found: dict[str, Any] = project["tool"]["hatch"]["build"]["targets"]["wheel"]
+    return found
+
+
+def marks(name: str) -> list[dict[str, Any]]:
+    """What a dashboard draws across its pictures."""
+    found: list[dict[str, Any]] = DASHBOARDS[name]["annotations"]["list"]
+    return found
+
+
+def exprs(panel: dict[str, Any]) -> list[str]:
+    return [target["expr"] for target in panel["targets"]]
+
+
+def values(tree: object, key: str) -> Iterator[object]:
+    """Whatever stands under this key, anywhere."""
+    if isinstance(tree, dict):
+        for name, its in tree.items():
+            if name == key:
+                yield its
+            else:
+                yield from values(its, key)
+    elif isinstance(tree, list):
+        for its in tree:
+            yield from values(its, key)

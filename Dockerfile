@@ -17,9 +17,10 @@ RUN groupadd --gid 10053 nsd \
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends nsd \
     && rm -rf /var/lib/apt/lists/* /etc/nsd/*.key /etc/nsd/*.pem
-# A volume that is new gets what the image has at its place, owner and mode too.
+# A volume that is new gets what the image has at its place, owner and mode too. In /run is NSD's
+# socket, where the examples have it.
 RUN install -d /etc/nsd/nsd.conf.d /etc/zonerw/zones \
-    && install -d -o nsd -g nsd -m 0755 /run/nsd /var/lib/nsd \
+    && install -d -o nsd -g nsd -m 0755 /run /var/lib/nsd \
     && install -d -o zonerw -g nsd -m 0755 /var/lib/nsd/zones \
     && install -d -o zonerw -g zonerw -m 0755 /etc/zonerw/secrets \
     && install -d -o zonerw -g zonerw -m 0700 /var/lib/zonerw \

@@ -1,11 +1,14 @@
 """What one scrape looks at, what it tells as metrics, and what it logs."""
 
+import contextlib
 import dataclasses
 import logging
 import os
 import shutil
 import socket
+import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from ipaddress import ip_address
 from pathlib import Path
@@ -25,6 +28,7 @@ from exporter.config import (
     Server,
     TcpCheck,
 )
+from exporter.web import LONGEST
 
 SLACK = 1.0
 
@@ -251,6 +255,77 @@ def test_an_unknown_serial_is_absent(tmp_path: Path, start_nsd: StartNsd) -> Non
     }
     for name in ("serial", "refresh_seconds", "expire_seconds"):
         assert samples(seen, f"zonerw_zone_{name}").keys() == {("example.org", "ns1")}
+
+
+@contextlib.contextmanager
+def most_sockets_and_threads() -> Iterator[Counter[str]]:
+    """Count what there is more of than before, at the most, while the block runs."""
+    before, most, over = sockets_and_threads(), Counter[str](), threading.Event()
+
+    def sample() -> None:
+        while not over.wait(0.01):
+            most.update((sockets_and_threads() - before) - most)
+
+    sampler = threading.Thread(target=sample)
+    sampler.start()
+    try:
+        yield most
+    finally:
+        over.set()
+        sampler.join()
+
+
+def sockets_and_threads() -> Counter[str]:
+    found = Counter({"threads": len(list(Path("/proc/self/task").iterdir()))})
+    for descriptor in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # it was closed meanwhile
+            found["sockets"] += str(descriptor.readlink()).startswith("socket:")
+    return found
+
+
+def test_a_thousand_zones_at_three_nameservers_are_one_scrape(
+    tmp_path: Path, start_nsd: StartNsd
+) -> None:
+    """All SOAs, and all addresses beside them, in the time of a scrape that Prometheus gives 10 s.
+
+    There is a socket for a nameserver, and no thread for a question.
+    """
+    zones = tuple(f"zone{n}.example" for n in range(1000))
+    nameservers = {f"ns{n}": start_nsd(dict.fromkeys(zones, n)) for n in (1, 2, 3)}
+    config, last_seen = config_of(tmp_path, {"main": 80}, nameservers), LastSeen()
+    for zone in zones:
+        (config.zones.sources / f"{zone}.base").write_text(SOURCE + "ns1 A @IP@\n")
+    collect(config, last_seen, ["zones"], 60)  # the first scrape has to parse the sources
+    with most_sockets_and_threads() as most:
+        seen = collect(config, last_seen, ["zones"], LONGEST)
+    assert samples(seen, "zonerw_zone_serial") == {
+        (zone, f"ns{n}"): n for zone in zones for n in (1, 2, 3)
+    }
+    assert samples(seen, "zonerw_zone_points_to") == {
+        (zone, nameserver, "main"): 1 for zone in zones for nameserver in nameservers
+    }
+    assert most["sockets"] <= 10
+    assert most["threads"] <= 10
+
+
+def test_a_silent_nameserver_costs_its_timeout_once_whatever_the_zones(
+    tmp_path: Path, start_nsd: StartNsd, silent: Nameserver
+) -> None:
+    """The others' answers are all there; waiting for a thousand zones takes one socket."""
+    zones = tuple(f"zone{n}.example" for n in range(1000))
+    nameservers = {"ns1": silent} | {f"ns{n}": start_nsd(dict.fromkeys(zones, n)) for n in (2, 3)}
+    config = config_of(tmp_path, {"main": 80}, nameservers, zones)
+    started = time.monotonic()
+    with most_sockets_and_threads() as most:
+        seen = collect(config, LastSeen(), ["zones"], 3)
+    assert 3 <= time.monotonic() - started < 3 + 3 * SLACK  # not twice
+    assert samples(seen, "zonerw_zone_serial") == {
+        (zone, f"ns{n}"): n for zone in zones for n in (2, 3)
+    }
+    silence = {place for place, up in samples(seen, "zonerw_zone_query_up").items() if not up}
+    assert silence == {(zone, "ns1") for zone in zones}
+    assert 1 <= most["sockets"] <= 10
+    assert most["threads"] <= 10
 
 
 # --- where zones point ----------------------------------------------------------------------

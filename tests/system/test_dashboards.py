@@ -1,0 +1,270 @@
+"""Every query of every dashboard, asked of a real Prometheus that has watched an outage."""
+
+import contextlib
+import json
+import re
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from certificates import make_certificate
+from conftest import free_port
+from observed import SOON, down_alerts, everywhere
+
+from demo.stack import Stack, http, wait_for
+
+ROOT = Path(__file__).parents[2]
+DASHBOARDS = [json.loads(path.read_text()) for path in ROOT.glob("grafana/dashboards/*.json")]
+
+# What a panel has room for; how long a time a person looks at.
+POINTS = 1000
+SECONDS = 120
+
+# What there is only of trouble, or of a person's word.
+EMPTY_IN_PEACE = {"Alerts", "Pinned"}
+
+# The name in the certificate, which vouches for itself; good until then.
+HOST, ENDS = "www.example.invalid", "20991231000000Z"
+
+Series = list[tuple[Mapping[str, str], float]]
+
+
+@dataclass(frozen=True)
+class Query:
+    """One of a panel, or of a dashboard's lines across all pictures."""
+
+    of: str
+    ref: str
+    expr: str
+    instant: bool
+    step: int
+    labels: frozenset[str]
+
+
+def queries() -> list[Query]:
+    """All that Grafana asks for, as the committed files have it."""
+    found = []
+    for board in DASHBOARDS:
+        for mark in board["annotations"]["list"]:
+            step = int(mark["step"].removesuffix("s"))
+            labels = names_in(mark["titleFormat"] + mark["textFormat"])
+            found.append(
+                Query(mark["name"], "", mark["expr"], instant=False, step=step, labels=labels)
+            )
+        for panel in board["panels"]:
+            columns = columns_of(panel)
+            for target in panel["targets"]:
+                labels = names_in(target["legendFormat"])
+                if len(panel["targets"]) == 1:
+                    labels |= columns
+                found.append(
+                    Query(
+                        panel["title"],
+                        target["refId"],
+                        target["expr"],
+                        instant=target.get("instant", False),
+                        step=interval(),
+                        labels=labels,
+                    )
+                )
+    return found
+
+
+def names_in(legend: str) -> frozenset[str]:
+    return frozenset(re.findall(r"\{\{(\w+)\}\}", legend))
+
+
+def columns_of(panel: Mapping[str, Any]) -> frozenset[str]:
+    """The labels that a table has columns of."""
+    labels: set[str] = set()
+    for transformation in panel.get("transformations", ()):
+        options = transformation["options"]
+        labels |= set(options.get("renameByName", ()))
+        labels |= {
+            options[key] for key in ("rowField", "columnField", "valueField") if key in options
+        }
+    return frozenset(its for its in labels if re.fullmatch(r"[a-z_]+", its))
+
+
+def interval() -> int:
+    """How fine a picture is, in s: as the data source says, when set up for the fast profile."""
+    profile = yaml.safe_load((ROOT / "prometheus" / "fast" / "prometheus.yml").read_text())
+    scrape = int(profile["global"]["scrape_interval"].removesuffix("s"))
+    return max(scrape, SECONDS // POINTS)
+
+
+def filled(expr: str) -> str:
+    """The query with Grafana's own variables filled in."""
+    scrape = step = interval()
+    values = {
+        "__rate_interval": f"{max(step + scrape, 4 * scrape)}s",
+        "__range": f"{SECONDS}s",
+        "__interval": f"{step}s",
+    }
+    return re.sub(r"\$(__\w+)", lambda found: values[found[1]], expr)
+
+
+def ask(stack: Stack, query: Query, at: float) -> Series:
+    """What Prometheus answers; of a time, each series with its last value."""
+    expr, url = filled(query.expr), stack.layout.url("prometheus") + "/api/v1/query"
+    if query.instant:
+        answer = http("GET", url, params={"query": expr, "time": at})
+    else:
+        times = {"start": at - SECONDS, "end": at, "step": query.step}
+        answer = http("GET", f"{url}_range", params={"query": expr, **times})
+    said = answer.json()
+    assert said["status"] == "success", f"{query.of}: {said}"
+    result = said["data"]["result"]
+    last = (series["value"] if query.instant else series["values"][-1] for series in result)
+    return [
+        (series["metric"], float(value)) for series, (_, value) in zip(result, last, strict=True)
+    ]
+
+
+def unanswered(stack: Stack, but: Sequence[str] = ()) -> list[str]:
+    """Which panels have a query that gives nothing now."""
+    now = time.time()
+    return [f"{q.of} {q.ref}" for q in queries() if q.of not in but and not ask(stack, q, now)]
+
+
+def shown(stack: Stack, title: str) -> list[Series]:
+    """What the queries of a panel give now."""
+    now = time.time()
+    return [ask(stack, query, now) for query in queries() if query.of == title]
+
+
+@contextlib.contextmanager
+def tls_listener(address: str, port: int, certificate: Path, key: Path) -> Iterator[None]:
+    """Whoever comes is shown the certificate, and sent away."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    with socket.create_server((address, port)) as listening:
+
+        def serve() -> None:
+            while True:
+                try:
+                    connection, _ = listening.accept()
+                except OSError:
+                    return  # it was shut down
+                with contextlib.suppress(OSError), connection:
+                    context.wrap_socket(connection, server_side=True).close()
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            yield
+        finally:
+            listening.shutdown(socket.SHUT_RDWR)
+            thread.join()
+
+
+def test_every_query_gives_something(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In peace, in an outage, and pinned after it; and what matters most is what is so."""
+    certificate, key = make_certificate(tmp_path, ENDS)
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    port = free_port("127.0.0.1")
+    check = f'[servers.main.checks.imaps]\ntcp = {port}\ntls = "{HOST}"\nrequired = false\n\n'
+
+    def with_tls(text: str) -> str:
+        return text.replace("[servers.backup]\n", f"{check}[servers.backup]\n", 1)
+
+    with Stack(edit=with_tls) as stack, tls_listener(stack.main, port, certificate, key):
+        stack.settle()
+        in_peace(stack)
+        in_an_outage(stack)
+        pinned_afterwards(stack)
+        keeps_what_it_names(stack)
+
+
+def in_peace(stack: Stack) -> None:
+    """No panel is empty but for those of trouble."""
+    wait_for(
+        lambda: unanswered(stack, tuple(EMPTY_IN_PEACE)) == [], SOON, "all panels to be filled"
+    )
+    (serving,) = shown(stack, "Serving")
+    assert serving == [({"server": "main"}, 1)]
+    assert why(stack) == "none in the time shown"
+    (certificates,) = shown(stack, "Certificates")
+    ((labels, left),) = certificates
+    assert labels == {"server": "main", "check": "imaps", "address": stack.main}
+    assert 60 * 365 * 86400 < left < 80 * 365 * 86400
+    standing = shown(stack, "Serials")[2]
+    assert sorted((its["zone"], its["nameserver"], value) for its, value in standing) == [
+        (zone, name, 2) for zone in sorted(stack.zones) for name in ("ns1", "ns2", "ns3")
+    ]
+
+
+def in_an_outage(stack: Stack) -> None:
+    """Main dies, its name server too: who serves, and why, what fails, who gives no answer."""
+    for part in stack.on("main"):
+        part.kill()
+    everywhere(stack, stack.backup, "ns1", "ns3")
+
+    def told() -> bool:
+        (checks,), (alerts,) = shown(stack, "Checks"), shown(stack, "Alerts")
+        reasons = {(its["server"], its["check"]): its.get("reason") for its, _ in checks}
+        standing = {its["nameserver"]: value for its, value in shown(stack, "Serials")[2]}
+        return (
+            shown(stack, "Serving") == [[({"server": "backup"}, 2)]]
+            and why(stack) == "main to backup: down"
+            and reasons["main", "web"] == "connection refused"
+            and ("MainDown", "firing")
+            in {(its["alertname"], its["alertstate"]) for its, _ in alerts}
+            and standing == {"ns1": 2, "ns2": 4, "ns3": 2}
+        )
+
+    wait_for(told, SOON, "the panels to tell of the outage")
+    assert unanswered(stack, ["Pinned"]) == []
+
+
+def why(stack: Stack) -> str:
+    """What the overview says of the last switch."""
+    ((labels, _),) = shown(stack, "Last switch")[0]
+    return labels["why"]
+
+
+def pinned_afterwards(stack: Stack) -> None:
+    """Main is back and pinned, a source waits for its owner's word."""
+    for part in stack.on("main"):
+        part.start()
+    everywhere(stack, stack.main)
+    wait_for(lambda: not down_alerts(stack), SOON, "the alerts to end")
+    assert stack.zonerw("pin", "main", "--for", "1h").returncode == 0
+    path = stack.layout.sources / "example.org.base"
+    path.write_bytes(path.read_bytes() + b"; edited\n")
+
+    def told() -> bool:
+        ((_, until),) = shown(stack, "Pinned until")[0]
+        sources = {its["zone"]: state for its, state in shown(stack, "Sources")[0]}
+        return (
+            shown(stack, "Serving") == [[({"server": "main"}, 1)]]
+            and why(stack) == "backup to main: handback"
+            and until > time.time() * 1000
+            and sources == {"example.org": 1, "example.net": 0}
+        )
+
+    wait_for(told, SOON, "the panels to tell of the pin and the source")
+    wait_for(lambda: unanswered(stack, ["Alerts"]) == [], SOON, "the pin to be a line")
+
+
+def keeps_what_it_names(stack: Stack) -> None:
+    """Labels of legends and columns are there; where a series was scraped shows only if asked for.
+
+    So a second exporter doubles nothing.
+    """
+    now = time.time()
+    for query in queries():
+        series = ask(stack, query, now)
+        labels = {label for its, _ in series for label in its}
+        if series and query.of != "Checks":
+            assert query.labels <= labels, query.of
+        assert labels.isdisjoint({"instance", "job"} - set(re.findall(r"\w+", query.expr))), (
+            query.of
+        )

@@ -135,9 +135,9 @@ class Container:
 class Engine:
     """The services of a profile. They are gone when the block is left."""
 
-    def __init__(self, folder: Path, profile: str) -> None:
-        """Keep images, containers, volumes and logs in a folder."""
-        self.services = services(profile)
+    def __init__(self, folder: Path, *profiles: str, **variables: str) -> None:
+        """Keep images, containers, volumes and logs in a folder; variables are those of .env."""
+        self.services = services(*profiles, **variables)
         self.containers: dict[str, Container] = {}
         self._folder = folder
         self._parts: dict[str, Part] = {}
@@ -226,7 +226,7 @@ class Engine:
             read_only = how == ["ro"]
         else:
             source, target, read_only = entry["source"], entry["target"], entry["read_only"]
-        if source.startswith("."):
+        if source.startswith((".", "/")):
             return Mount(ROOT / source, target, read_only)
         volume, in_the_image = self.volume(source), image.root / target[1:]
         # A new one begins with what the image has there.
@@ -242,14 +242,17 @@ class Engine:
 # --- the compose file -------------------------------------------------------------------------
 
 
-def services(profile: str) -> dict[str, Service]:
-    """Return the services that a profile has, by name; variables have their defaults."""
-    text = (ROOT / "docker-compose.yml").read_text()
-    compose = yaml.safe_load(re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", text))
+def services(*profiles: str, **variables: str) -> dict[str, Service]:
+    """Return the services that are always there, and those of profiles, by name."""
+    text = re.sub(
+        r"\$\{(\w+):-([^}]*)\}",
+        lambda found: variables.get(*found.groups()),
+        (ROOT / "docker-compose.yml").read_text(),
+    )
     return {
         name: service
-        for name, service in compose["services"].items()
-        if profile in service.get("profiles", [profile])
+        for name, service in yaml.safe_load(text)["services"].items()
+        if "profiles" not in service or {*profiles} & {*service["profiles"]}
     }
 
 
@@ -288,7 +291,7 @@ def built_images(folder: Path) -> dict[str, Image]:
             image.command = json.loads(rest)
     return {
         service["image"]: stages[service["build"]["target"]]
-        for service in services("demo").values()
+        for service in services().values()
         if "build" in service
     }
 

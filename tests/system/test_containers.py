@@ -2,12 +2,13 @@
 
 import json
 import re
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from engine import SECONDS, Engine
+from engine import ROOT, SECONDS, Engine
 
 from demo.stack import wait_for
 
@@ -160,6 +161,21 @@ def test_secrets_are_made_once(engine: Engine) -> None:
     assert after.keys() == before.keys()
     assert after["operator.token"] != before["operator.token"]
     assert len(after["operator.token"]) == len(before["operator.token"])
+
+
+def test_what_the_readme_says_for_good_comes_up(tmp_path: Path) -> None:
+    """The examples as they are, copied as it says, instead of the demo's folder."""
+    text = (ROOT / "README.md").read_text()
+    (copies,) = re.findall(r"(?m)^    mkdir etc\n(?:    cp [\w ./-]+\n)+", text)
+    own = tmp_path / "checkout"
+    own.mkdir()
+    for path in ROOT.iterdir():
+        (own / path.name).symlink_to(path)
+    subprocess.run(["/bin/sh", "-e", "-c", copies], cwd=own, check=True)
+    with Engine(tmp_path, ZONERW_ETC=str(own / "etc")) as engine:
+        engine.up("actions")
+        assert "example.org" in engine.run("nsd", "nsd-control", "zonestatus")
+        assert "main serves" in engine.run("actions", "zonerw", "status")
 
 
 # --- questions --------------------------------------------------------------------------------

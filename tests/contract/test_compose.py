@@ -9,6 +9,7 @@ That it works together is seen in tests/system/test_containers.py.
 import re
 import shutil
 import subprocess
+import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -193,6 +194,16 @@ def test_what_is_let_into_the_build_is_there() -> None:
     for line in lines[:-1]:
         assert (ROOT / line.removeprefix("!")).exists(), line
     assert lines[-1] == "**/__pycache__"
+
+
+def test_all_that_the_wheel_is_made_of_is_let_in() -> None:
+    """The files that it ships too: what is not there it would ship without a word."""
+    pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    project, wheel = pyproject["project"], pyproject["tool"]["hatch"]["build"]["targets"]["wheel"]
+    needed = {"pyproject.toml", project["readme"], *project["license-files"]}
+    needed |= {*wheel["packages"], *wheel["shared-data"]}
+    let_in = (ROOT / ".dockerignore").read_text().splitlines()
+    assert needed <= {line.removeprefix("!") for line in let_in if line.startswith("!")}
 
 
 @pytest.mark.parametrize("target", ["nsd", "zonerw"])

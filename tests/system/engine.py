@@ -35,11 +35,13 @@ SECONDS = 60.0  # for whatever is waited for: an idle machine takes a tenth of i
 
 Service = Mapping[str, Any]
 
-# What stands for an image that is not ours: its first process; where it keeps what; whose that is.
-FOREIGN = {
-    "prom/prometheus": ("prometheus", "/prometheus", 65534),
-    "prom/alertmanager": ("prometheus-alertmanager", "/alertmanager", 65534),
+# What stands for an image that is not ours: its first words, and where nobody keeps what.
+FOREIGN: Mapping[str, tuple[list[str], list[str]]] = {
+    "debian": ([], []),
+    "prom/prometheus": (["prometheus"], ["/prometheus"]),
+    "prom/alertmanager": (["prometheus-alertmanager"], ["/alertmanager"]),
 }
+NOBODY = 65534
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _PACKAGES = "/opt/packages"  # where containers have the packages that the tests have
@@ -330,13 +332,14 @@ def context() -> list[Path]:
 def foreign_images(folder: Path) -> dict[str, Image]:
     """Return what stands for the images that are not ours; they have BusyBox's tools."""
     images = {}
-    for name, (program, keeps, owner) in FOREIGN.items():
-        image = Image(folder / "images" / name, {"PATH": f"/busybox:{PATH}"}, [program])
+    for name, (first, kept) in FOREIGN.items():
+        image = Image(folder / "foreign" / name, {"PATH": f"/busybox:{PATH}"}, first)
         lay_root(image.root)
         (image.root / "busybox").mkdir()
         (image.root / "busybox" / "wget").symlink_to(command("busybox")[0])
-        (image.root / keeps[1:]).mkdir()
-        os.chown(image.root / keeps[1:], owner, owner)
+        for place in kept:
+            (image.root / place[1:]).mkdir()
+            os.chown(image.root / place[1:], NOBODY, NOBODY)
         images[name] = image
     return images
 

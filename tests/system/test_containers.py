@@ -122,7 +122,7 @@ def test_a_person_publishes_what_was_edited(engine: Engine) -> None:
 def test_nobody_elsewhere_reaches_what_watches(engine: Engine) -> None:
     """Not from main either: the nameserver and the web server are all that answers there."""
     ports = ("53", "80", "9090", "9093", "9853", "9854")
-    found = engine.run("main", "python3", "-c", CONNECT, BACKUP, *ports)
+    found = engine.run("web-main", "python3", "-c", CONNECT, BACKUP, *ports)
     assert [line.split() for line in found.splitlines()] == [
         [port, str(port in ("53", "80"))] for port in ports
     ]
@@ -192,8 +192,8 @@ def everywhere(engine: Engine, address: str) -> None:
 
 
 def answer(engine: Engine, nameserver: str) -> str:
-    """Return what a nameserver says of www.example.org, asked over the network from main."""
-    return engine.run("main", "python3", "-c", ASK, nameserver).strip()
+    """Return what a nameserver says of www.example.org, asked from the backup."""
+    return engine.run("exporter", "python3", "-c", ASK, nameserver).strip()
 
 
 def quiet(engine: Engine) -> bool:

@@ -46,7 +46,7 @@ _WARM = 3
 # A scrape's usual timeout, as Prometheus tells it: either looks for 5 s at the most then.
 _TIMEOUT = 10.0
 # With so many at once the other exporter was quickest, of 4 to 3,000.
-_CONNECTIONS = 30
+_CONNECTIONS = 100
 
 _SAMPLE_SECONDS = 0.05
 
@@ -61,11 +61,12 @@ class Scrape:
 
 @dataclass(frozen=True)
 class Silent:
-    """Scrapes with a silent name server: seconds of each, the most descriptors and threads."""
+    """Scrapes with a silent name server: seconds of each, the most descriptors, threads, bytes."""
 
     seconds: Sequence[float]
     descriptors: int
     threads: int
+    peak: int
 
 
 @dataclass
@@ -127,7 +128,7 @@ class Contender:
                 scrape, found = self.scrape(client)
                 self._blame(found, looks)
                 seconds.append(scrape.seconds)
-        self.silent = Silent(seconds, **most)
+        self.silent = Silent(seconds, **most, peak=self.peak)
 
     def scrape(self, client: Client) -> tuple[Scrape, int]:
         """Ask for all; how many looks were good is seen afterwards."""
@@ -166,6 +167,8 @@ def main() -> None:
                 _say(f"one silent, {contender.title}: {contender.silent}")
             parts["ns3"].resume()
             print(f"\n{_table(f'{zones[0].looks} SOAs', zones, peaks)}")
+    their, our = (_median(pages[n]) + _median(zones[n]) for n in (0, 1))
+    print(f"\nBoth together: {our * 1000:.0f} ms, {our / their:.2f} times {pages[0].title}'s.")
 
 
 def _for_pages(its: Targets) -> list[Contender]:
@@ -311,12 +314,13 @@ def _table(what: str, contenders: Sequence[Contender], peaks: Sequence[int]) -> 
             "one name server silent, s": ([statistics.median(s.seconds) for s in silent], ".2f"),
             "descriptors then": ([s.descriptors for s in silent], ".0f"),
             "threads then": ([s.threads for s in silent], ".0f"),
+            "peak memory then, MB": ([s.peak / 1e6 for s in silent], ".1f"),
         }
     names = [its.title for its in contenders]
     head = [what, *names, *(f"{name} / {names[0]}" for name in names[1:])]
     lines = [head, ["---"] * len(head)]
     for row, (figures, form) in rows.items():
-        ratios = [f"{its / figures[0]:.2f}" for its in figures[1:]]
+        ratios = [f"{its / figures[0]:.2g}" for its in figures[1:]]
         lines.append([row, *(format(its, form) for its in figures), *ratios])
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 

@@ -45,7 +45,7 @@ _WARM = 3
 
 # A scrape's usual timeout, as Prometheus tells it: either looks for 5 s at the most then.
 _TIMEOUT = 10.0
-# With so many at once the other exporter was quickest, of 4 to 3,000.
+# With so many at once the other exporter was quickest, of 2 to 3,000.
 _CONNECTIONS = 100
 
 _SAMPLE_SECONDS = 0.05

@@ -99,7 +99,8 @@ class Container:
         inside += contained(
             self.root,
             self.mounts,
-            (*self._as_user(), *words),
+            # Whoever becomes another user loses what unshare has said of its end: so once more.
+            (*self._as_user(), "setpriv", "--pdeathsig", "KILL", *words),
             tmpfs=self.service.get("tmpfs", ()),
             read_only=self.service.get("read_only", False),
         )

@@ -1,8 +1,10 @@
 """docker-compose.yml as it runs; engine.py says what stands for an engine, and for which image."""
 
 import json
+import os
 import re
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,15 @@ OURS = ("MainDown", "BackupDown", "ServerWatched")
 ENDS = "secrets"
 NOT_TRIED = "grafana"  # no package registry has it
 
+HOLD = """
+import sys
+from pathlib import Path
+from engine import Engine
+with Engine(Path(sys.argv[1])) as engine:
+    engine.up("backup")
+    print(engine.containers["backup"].first)
+    input()
+"""
 GET = """
 import sys, urllib.request as r
 print(r.build_opener(r.ProxyHandler({})).open(sys.argv[1], timeout=5).read().decode())
@@ -176,6 +187,22 @@ def test_what_the_readme_says_for_good_comes_up(tmp_path: Path) -> None:
         engine.up("actions")
         assert "example.org" in engine.run("nsd", "nsd-control", "zonestatus")
         assert "main serves" in engine.run("actions", "zonerw", "status")
+
+
+def test_what_runs_ends_with_its_engine(tmp_path: Path) -> None:
+    """SIGKILL leaves nothing, of those who have become another user neither."""
+    with subprocess.Popen(
+        [sys.executable, "-u", "-c", HOLD, str(tmp_path)],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as program:
+        assert program.stdout
+        process = Path("/proc", program.stdout.readline().strip())
+        assert process.exists()
+        program.kill()
+    wait_for(lambda: not process.exists(), SECONDS, "its first process to be gone")
 
 
 # --- questions --------------------------------------------------------------------------------

@@ -422,6 +422,9 @@ def networks(of: Mapping[str, Service], leaving: ExitStack) -> dict[str, int]:
             continue
         own = found[name] = holder(leaving)
         run_in(own, "ip", "link", "set", "lo", "up")
+        for key, value in service.get("sysctls", {}).items():
+            place = key.replace(".", "/")
+            run_in(own, "sh", "-e", "-c", f"echo {value} >/proc/sys/{place}")
         for network in service.get("networks", {}).values():
             far = ("peer", "name", "eth0", "netns", str(own))
             port = f"port{number}"
@@ -433,11 +436,10 @@ def networks(of: Mapping[str, Service], leaving: ExitStack) -> dict[str, int]:
 
 
 def holder(leaving: ExitStack) -> int:
-    """Start a process with a network of its own, where anybody may listen at any port."""
-    open_ports = "echo 0 >/proc/sys/net/ipv4/ip_unprivileged_port_start"
+    """Start a process with a network of its own; it ends with its input."""
     process = leaving.enter_context(
         subprocess.Popen(
-            command("unshare", "--net", "sh", "-e", "-c", f"{open_ports}; echo there; exec cat"),
+            command("unshare", "--net", "sh", "-c", "echo there; exec cat"),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -6,6 +6,7 @@ an answer, is the business of `probes`. No name is resolved here.
 
 import contextlib
 import functools
+import http.client
 import socket
 import ssl
 import threading
@@ -14,10 +15,10 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any
 
-import requests
-import urllib3.connection
-from requests.adapters import HTTPAdapter
 from requests.utils import DEFAULT_CA_BUNDLE_PATH
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.response import BaseHTTPResponse
+from urllib3.util import parse_url
 
 from exporter.config import Address
 
@@ -26,6 +27,7 @@ Tell = Callable[[str], None]
 
 _HEADERS = {
     "User-Agent": "zonerw",
+    "Accept": "*/*",
     "Accept-Encoding": "identity",  # what is counted is what is there
     "Connection": "close",
 }
@@ -93,16 +95,16 @@ class Line:
 
 
 @contextlib.contextmanager
-def response(url: str, line: Line, trust: ssl.SSLContext) -> Iterator[requests.Response]:
+def response(url: str, line: Line, trust: ssl.SSLContext) -> Iterator[BaseHTTPResponse]:
     """The answer to GET, its body not read yet; a redirect is an answer like any other."""
-    with _Session() as session:
-        session.trust_env = False  # no proxy and no netrc: what is asked is this very server
-        session.mount("http://", _Adapter(line, trust))
-        session.mount("https://", _Adapter(line, trust))
-        with session.get(
-            url, headers=_HEADERS, timeout=line.left(), stream=True, allow_redirects=False
-        ) as got:
-            line.tell(f"GET {url} was answered {got.status_code} {got.reason}")
+    with contextlib.closing(_connection(url, line, trust)) as connection:
+        connection.timeout = line.left()
+        path = parse_url(url).request_uri
+        connection.request(
+            "GET", path, headers=_HEADERS, preload_content=False, decode_content=False
+        )
+        with contextlib.closing(connection.getresponse()) as got:
+            line.tell(f"GET {url} was answered {got.status} {got.reason}")
             yield got
 
 
@@ -122,10 +124,23 @@ def _shut(connection: socket.socket) -> None:
         connection.shutdown(socket.SHUT_RDWR)
 
 
-# --- requests, led over a line --------------------------------------------------------------
+# --- HTTP, led over a line ------------------------------------------------------------------
 
 
-class _Http(urllib3.connection.HTTPConnection):
+def _connection(url: str, line: Line, trusted: ssl.SSLContext) -> HTTPConnection:
+    """Not connected yet. No proxy and no netrc: what is asked is this very server."""
+    place = parse_url(url)
+    # TLS encodes it too, but with a socket that it then leaves open.
+    host = (place.host or "").strip("[]").encode("idna").decode()
+    match place.scheme:
+        case "http":
+            return _Http(host, place.port, line=line)
+        case "https":
+            return _Https(host, place.port, line=line, ssl_context=trusted)
+    raise http.client.InvalidURL(f"{url}: neither http nor https")
+
+
+class _Http(HTTPConnection):
     """Connects over a line; the URL's host goes into the Host header only."""
 
     def __init__(self, *args: Any, line: Line, **kwargs: Any) -> None:
@@ -136,7 +151,7 @@ class _Http(urllib3.connection.HTTPConnection):
         return self._line.connect(self.port)
 
 
-class _Https(urllib3.connection.HTTPSConnection):
+class _Https(HTTPSConnection):
     """Connects over a line; the URL's host goes into the Host header and TLS."""
 
     def __init__(self, *args: Any, line: Line, **kwargs: Any) -> None:
@@ -149,35 +164,4 @@ class _Https(urllib3.connection.HTTPSConnection):
             self._line.secured(self.sock)
 
     def _new_conn(self) -> socket.socket:
-        self.host.encode("idna")  # what TLS does too, but with a socket that it then leaves open
         return self._line.connect(self.port)
-
-
-class _Adapter(HTTPAdapter):
-    """requests' way to a connection, led over a line."""
-
-    def __init__(self, line: Line, trusted: ssl.SSLContext) -> None:
-        self._line = line
-        self._trust = trusted
-        super().__init__()
-
-    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
-        super().init_poolmanager(*args, ssl_context=self._trust, **kwargs)
-
-    def cert_verify(self, *_: Any, **__: Any) -> None:
-        """Leave the verification to the TLS context; requests would read its file each time."""
-
-    def get_connection_with_tls_context(self, request: Any, *args: Any, **kwargs: Any) -> Any:
-        pool: Any = super().get_connection_with_tls_context(request, *args, **kwargs)
-        connection = _Https if pool.scheme == "https" else _Http
-        pool.ConnectionCls = functools.partial(connection, line=self._line)
-        return pool
-
-
-class _Session(requests.Session):
-    def get_redirect_target(self, *_: Any, **__: Any) -> None:
-        """A redirect is an answer, and nowhere to go.
-
-        Without this requests reads a redirect's body to its end, however long, even if it is told
-        not to follow.
-        """

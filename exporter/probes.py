@@ -19,8 +19,8 @@ from urllib.parse import urljoin
 import dns.flags
 import dns.message
 import dns.rdatatype
-import requests
 import urllib3.exceptions
+from urllib3.response import BaseHTTPResponse
 
 from exporter import line, soa
 from exporter.config import (
@@ -171,7 +171,6 @@ _Failure = tuple[str, str]
 # What a look may raise. The libraries wrap most of it, but not all: a negative chunk size is a bare
 # ValueError, a name that TLS can't ask for a UnicodeError, which is one too.
 _RAISED = (
-    requests.RequestException,
     urllib3.exceptions.HTTPError,
     http.client.HTTPException,
     OSError,
@@ -218,21 +217,22 @@ def _get(check: HttpCheck, its: Line, trust: ssl.SSLContext) -> _Failure | None:
     url = check.url
     for _ in range(_REDIRECTS + 1):
         with line.response(url, its, trust) as answer:
-            if answer.is_redirect and check.follow_redirects:
+            location = answer.get_redirect_location()
+            if location and check.follow_redirects:
                 # Wherever it leads to, this server is asked: what another one serves is no sign.
-                url = urljoin(url, answer.headers["Location"])
+                url = urljoin(url, location)
                 continue
-            if answer.status_code != http.HTTPStatus.OK:
-                to = f", to {answer.headers['Location']}" if answer.is_redirect else ""
-                return f"status {answer.status_code}", f"{answer.status_code} {answer.reason}{to}"
+            if answer.status != http.HTTPStatus.OK:
+                to = f", to {location}" if location else ""
+                return f"status {answer.status}", f"{answer.status} {answer.reason}{to}"
             return _read(check, its, answer)
     return "too many redirects", f"more than {_REDIRECTS}, the last one to {url}"
 
 
-def _read(check: HttpCheck, its: Line, answer: requests.Response) -> _Failure | None:
+def _read(check: HttpCheck, its: Line, answer: BaseHTTPResponse) -> _Failure | None:
     its.reached("reading the body")
     body = bytearray()
-    while len(body) < _ENOUGH and (piece := answer.raw.read(_PIECE, decode_content=False)):
+    while len(body) < _ENOUGH and (piece := answer.read(_PIECE)):
         body += piece
     its.tell(f"read {len(body)} bytes of its body")
     if check.contains and check.contains.encode() not in body:

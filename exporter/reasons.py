@@ -9,7 +9,7 @@ import http.client
 import ssl
 from collections.abc import Iterator
 
-import requests
+import urllib3.exceptions
 
 
 def network_reason(error: OSError) -> str:
@@ -20,7 +20,7 @@ def network_reason(error: OSError) -> str:
 
 
 def explain(error: BaseException) -> tuple[str, str]:
-    """Reason and detail, by the innermost cause that says something; requests wraps it thrice."""
+    """Reason and detail, by the innermost cause that says something; urllib3 wraps some."""
     for cause in _causes(error):
         reason = _reason(cause)
         if reason:
@@ -54,8 +54,8 @@ _CERTIFICATE = {
 }
 
 _KINDS: dict[type[BaseException], str] = {
-    requests.exceptions.InvalidURL: "unusable url",
-    requests.exceptions.InvalidSchema: "unusable url",  # a redirect led there
+    urllib3.exceptions.LocationValueError: "unusable url",
+    http.client.InvalidURL: "unusable url",  # a redirect led there
     UnicodeError: "unusable url",  # its host is no name
     ssl.SSLError: "tls",
     http.client.RemoteDisconnected: "connection closed",
@@ -70,7 +70,7 @@ def _reason(cause: BaseException) -> str | None:
     for kind, reason in _KINDS.items():
         if isinstance(cause, kind):
             return reason
-    if isinstance(cause, OSError) and cause.errno:  # those of requests are OSErrors without one
+    if isinstance(cause, OSError) and cause.errno:
         return network_reason(cause)
     return None
 

@@ -98,7 +98,6 @@ class Line:
 def response(url: str, line: Line, trust: ssl.SSLContext) -> Iterator[BaseHTTPResponse]:
     """The answer to GET, its body not read yet; a redirect is an answer like any other."""
     with contextlib.closing(_connection(url, line, trust)) as connection:
-        connection.timeout = line.left()
         path = parse_url(url).request_uri
         connection.request(
             "GET", path, headers=_HEADERS, preload_content=False, decode_content=False

@@ -34,7 +34,10 @@ _SHORTEST_SECONDS = 1.0
 
 @dataclass(frozen=True)
 class Round:
-    """One look at each of some servers and, at the same time, at each reference."""
+    """One look at each of some servers and, at the same time, at each reference.
+
+    Who could not be looked at is absent.
+    """
 
     servers: Mapping[str, probes.Up | probes.Down]
     references: Mapping[str, probes.Up | probes.Down]
@@ -150,7 +153,8 @@ def take(config: Config, servers: Sequence[str], count: int) -> list[Round]:
         with ThreadPoolExecutor(len(looked_at) + 1) as pool:
             asked = pool.submit(_ask_references, config, timeout)
             results = {name: pool.submit(_look, name, s, timeout) for name, s in looked_at.items()}
-        servers = {name: result.result() for name, result in results.items()}
+        looked = {name: result.result() for name, result in results.items()}
+        servers = {name: result for name, result in looked.items() if result}
         references = asked.result()
         if _some_up(references) and any(isinstance(its, probes.Down) for its in servers.values()):
             # Our own line may have been cut in the middle of that look.
@@ -258,12 +262,13 @@ def _gist(seen: Seen) -> object:
     return {s: look.state for s, look in seen.looks.items()}, seen.blind is None, seen.met
 
 
-def _look(name: str, server: Server, timeout: float) -> probes.Up | probes.Down:
+def _look(name: str, server: Server, timeout: float) -> probes.Up | probes.Down | None:
+    """None where it could not be looked: a fault of our own is no look, and no vote."""
     try:
         return probes.judge(server, probes.look(server, timeout))
-    except Exception as error:  # whatever it was: the others' looks must count
+    except Exception:  # whatever it was: the others' looks must count
         log.exception("looking failed", extra={"server": name})
-        return probes.Down("error", str(error), timeout)
+        return None
 
 
 def _ask_reference(name: str, reference: Reference, timeout: float) -> probes.Up | probes.Down:

@@ -37,10 +37,20 @@ def main() -> None:
 
 
 def once(config: Config) -> int:
-    """Print what a scrape of everything would show; returns exit status 0, whatever that is."""
+    """Print what a scrape of everything would show.
+
+    Returns exit status 0, whoever is down; 1 where it can't be printed, 130 when interrupted.
+    """
     logs.to_stderr()
-    seen = collector.collect(config, collector.LastSeen(), collector.GROUPS, LONGEST)
-    sys.stdout.write(generate_latest(seen).decode())
+    try:
+        seen = collector.collect(config, collector.LastSeen(), collector.GROUPS, LONGEST)
+        sys.stdout.write(generate_latest(seen).decode())
+        sys.stdout.flush()
+    except OSError as error:
+        log.error("can't print", extra={"reason": error.strerror})  # noqa: TRY400
+        return 1
+    except KeyboardInterrupt:
+        return 130
     return 0
 
 

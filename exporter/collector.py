@@ -10,9 +10,10 @@ import platform
 import threading
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TypeVar
 
 import prometheus_client.registry
 from prometheus_client import CollectorRegistry, Metric
@@ -28,6 +29,7 @@ log = logging.getLogger(__name__)
 # jobs: whoever decides by the servers does not wait for a silent nameserver, or reference.
 GROUPS = ("servers", "zones", "references")
 
+_T = TypeVar("_T")
 _Looked = Mapping[tuple[str, Address], probes.Up | probes.Down]
 _Answers = Mapping[str, soa.Answers]
 
@@ -131,11 +133,11 @@ def collect(
             name: pool.submit(probes.ask_reference, reference, timeout)
             for name, reference in references.items()
         }
-        looked = {name: look.result() for name, look in looks.items()}
-        answered = {name: answer.result() for name, answer in answers.items()}
+        looked = dict(_ended("server", looks))
+        answered = dict(_ended("reference", answers))
         served = asked.result()
-    for name, server in servers.items():
-        _tell(last_seen, began, name, server, looked[name])
+    for name, its in looked.items():
+        _tell(last_seen, began, name, servers[name], its)
     for name, result in answered.items():
         _tell_reference(last_seen, began, name, result)
     if servers:
@@ -149,6 +151,15 @@ def collect(
             _build(),
         ]
     )
+
+
+def _ended(kind: str, looks: Mapping[str, Future[_T]]) -> Iterator[tuple[str, _T]]:
+    """What each look came to, without those that a fault of our own has ended."""
+    for name, look in looks.items():
+        try:
+            yield name, look.result()
+        except Exception:  # whatever it was: the others' looks must count
+            log.exception("looking failed", extra={kind: name})
 
 
 def look_at(
@@ -235,7 +246,7 @@ def _tell_reference(
 
 
 def _in_words(servers: Mapping[str, Server], looked: Mapping[str, _Looked]) -> str:
-    verdicts = {name: probes.judge(server, looked[name]) for name, server in servers.items()}
+    verdicts = {name: probes.judge(servers[name], its) for name, its in looked.items()}
     return ", ".join(
         f"{name} is down ({verdict.reason})"
         if isinstance(verdict, probes.Down)

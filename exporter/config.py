@@ -191,6 +191,13 @@ def _url(text: str) -> str:
     return text
 
 
+def _without_user(url: str) -> str:
+    """Refuse a password: what is asked for stands in logs and on pages."""
+    if "@" in urlsplit(url).netloc:
+        raise ValueError("a URL without user and password")
+    return url
+
+
 # RFC 1035, section 2.3.4: 255 bytes on the wire are 253 in writing, less the dot that may end it.
 _HOST_NAME = re.compile(r"(?=.{1,253}\.?$)[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*\.?")
 
@@ -267,7 +274,9 @@ class Reference:
 def _reference(text: str) -> Reference:
     parts = urlsplit(text)
     address, port = ipaddress.ip_address(parts.hostname or ""), parts.port
-    bare = text == f"{parts.scheme}://{parts.netloc}" and "@" not in text and port != 0
+    if "@" in parts.netloc:
+        raise ValueError(text)
+    bare = text == f"{parts.scheme}://{parts.netloc}" and port != 0
     match parts.scheme:
         case "tcp" if bare and port:
             return Reference("tcp", address, port)
@@ -402,6 +411,7 @@ class HttpCheck(_Section):
         str,
         _text(_url, 'a URL in ASCII such as "http://www.example.org/index.html"'),
         AfterValidator(_with_host),
+        AfterValidator(_without_user),
     ]
     contains: Annotated[str, _text(_matching("(?s).+"), 'text such as "welcome"')] | None = None
     follow_redirects: TrueOrFalse = False
@@ -433,7 +443,7 @@ class DnsCheck(_Section):
 # How it is told that a server does its work.
 Check = HttpCheck | TcpCheck | DnsCheck
 
-# By the key that says which kind a check is; a tag is nothing that a key could be.
+# By the key that says which kind a check is.
 _CHECKS: Mapping[str, type[_Section]] = {"url": HttpCheck, "tcp": TcpCheck, "dns": DnsCheck}
 _TAGS = {f"[{key}]": kind for key, kind in _CHECKS.items()}
 
@@ -700,18 +710,20 @@ def _parse(path: Path) -> dict[str, Any]:
 
 def _sentence(fault: ErrorDetails) -> str:
     """Place, what was given, what was expected."""
-    loc = fault["loc"]
+    loc, kind = _without_tag(fault["loc"])
     place = _place(loc)
     given = json.dumps(fault["input"], ensure_ascii=False, default=str) + "; "
     match fault["type"]:
         case "extra_forbidden":
-            given, expected = "unknown key; ", _any_of(_keys_beside(loc))
+            given, expected = "unknown key; ", _any_of(_keys_beside(loc, kind))
         case "model_type":
             given, expected = "", f"a table [{place}]"  # what is there could be a secret
         case "dict_type":
             given, expected = "", f"tables [{place}.NAME]"
-        case "kind_of_check" | "none_required":
-            given, expected = "", fault["msg"]  # what is there is a table, or several
+        case "kind_of_check":
+            given, expected = f"{json.dumps([*fault['input']])}; ", fault["msg"]
+        case "none_required":
+            given, expected = "", fault["msg"]
         case "literal_error":
             expected = fault["ctx"]["expected"].replace("'", '"')
         case _:
@@ -727,8 +739,6 @@ def _place(loc: tuple[int | str, ...]) -> str:
     """The key as TOML spells it."""
     place = ""
     for part in loc:
-        if part in _TAGS:
-            continue
         if isinstance(part, int):
             place += f"[{part}]"
         else:
@@ -737,14 +747,23 @@ def _place(loc: tuple[int | str, ...]) -> str:
     return place.removeprefix(".")
 
 
-def _keys_beside(loc: tuple[int | str, ...]) -> Iterable[str]:
+def _without_tag(
+    loc: tuple[int | str, ...],
+) -> tuple[tuple[int | str, ...], type[_Section] | None]:
+    """The place without the kind of check, which stands behind the check's name; and that kind."""
+    match loc:
+        case ("servers", _, "checks", _, str(tag), *_) if tag in _TAGS:
+            return loc[:4] + loc[5:], _TAGS[tag]
+    return loc, None
+
+
+def _keys_beside(loc: tuple[int | str, ...], kind: type[_Section] | None) -> Iterable[str]:
     """The keys of the section that holds `loc`, found from the top of the file downwards."""
+    if kind:
+        return tuple(kind.model_fields)
     here: Any = _File
     for part in loc[:-1]:
         named = get_origin(here) is dict
-        if part in _TAGS:
-            here = _TAGS[str(part)]
-            continue
         here = get_args(here)[1] if named else here.model_fields[part].annotation
         if type(None) in get_args(here):
             here = get_args(here)[0]

@@ -6,6 +6,7 @@ an answer, is the business of `probes`. No name is resolved here.
 
 import contextlib
 import functools
+import http
 import http.client
 import socket
 import ssl
@@ -24,6 +25,9 @@ from exporter.config import Address
 
 # Is told each step of a look, as it happens, in words for a person.
 Tell = Callable[[str], None]
+
+# A redirect that leads to a longer one, and on, would cost more time than it is given.
+_LONGEST_URL = 8192
 
 _HEADERS = {
     "User-Agent": "zonerw",
@@ -58,12 +62,17 @@ class Line:
 
     def connect(self, port: int) -> socket.socket:
         """Connect to this port; the socket is the caller's to close."""
+        if self.over():  # a redirect takes a connection of its own
+            raise TimeoutError
         self.tell(f"connecting to {self._address}, port {port}")
-        connected = socket.create_connection((str(self._address), port), self.left())
-        watched = self._opened.enter_context(connected.dup())
-        timer = threading.Timer(self.left(), _shut, [watched])
-        timer.daemon = True
-        timer.start()
+        with contextlib.ExitStack() as failing:
+            connected = socket.create_connection((str(self._address), port), self.left())
+            failing.callback(connected.close)
+            watched = self._opened.enter_context(connected.dup())
+            timer = threading.Timer(self.left(), _shut, [watched])
+            timer.daemon = True
+            timer.start()
+            failing.pop_all()
         self._opened.callback(timer.join)
         self._opened.callback(timer.cancel)
         self.tell("connected")
@@ -80,8 +89,10 @@ class Line:
         """Note until when the certificate holds that was shown, and found right."""
         certificate: dict[str, Any] = connection.getpeercert() or {}
         if not_after := certificate.get("notAfter"):
-            self.expiry = float(ssl.cert_time_to_seconds(not_after))
-            until = datetime.fromtimestamp(self.expiry, UTC)
+            expiry = float(ssl.cert_time_to_seconds(not_after))
+            # Of several on the way of a redirect, the one that fails first.
+            self.expiry = min(expiry, self.expiry or expiry)
+            until = datetime.fromtimestamp(expiry, UTC)
             self.tell(f"{connection.version()}, with a certificate that holds until {until:%F %T}Z")
 
     def reached(self, stage: str) -> None:
@@ -128,9 +139,13 @@ def _shut(connection: socket.socket) -> None:
 
 def _connection(url: str, line: Line, trusted: ssl.SSLContext) -> HTTPConnection:
     """Not connected yet. No proxy and no netrc: what is asked is this very server."""
+    if len(url) > _LONGEST_URL:
+        raise http.client.InvalidURL(f"a URL of {len(url)} characters")
     place = parse_url(url)
+    if not place.host:
+        raise http.client.InvalidURL(f"{url}: no host")
     # TLS encodes it too, but with a socket that it then leaves open.
-    host = (place.host or "").strip("[]").encode("idna").decode()
+    host = place.host.strip("[]").encode("idna").decode()
     match place.scheme:
         case "http":
             return _Http(host, place.port, line=line)
@@ -139,8 +154,32 @@ def _connection(url: str, line: Line, trusted: ssl.SSLContext) -> HTTPConnection
     raise http.client.InvalidURL(f"{url}: neither http nor https")
 
 
+class _Response(http.client.HTTPResponse):
+    """Whatever comes before the answer is passed over (RFC 9110, section 15.2), within reason.
+
+    What was received before the deadline can still be read after it, and somebody may send faster.
+    """
+
+    _early = 0
+
+    def _read_status(self) -> tuple[str, int, str]:
+        while True:
+            status: tuple[str, int, str] = super()._read_status()  # type: ignore[misc]
+            if status[1] >= http.HTTPStatus.OK or status[1] == http.HTTPStatus.SWITCHING_PROTOCOLS:
+                return status
+            self._early += 1
+            if self._early > _ENOUGH_EARLY:
+                raise http.client.BadStatusLine(f"{self._early} times {status[1]} before an answer")
+            http.client.parse_headers(self.fp)
+
+
+_ENOUGH_EARLY = 10
+
+
 class _Http(HTTPConnection):
     """Connects over a line; the URL's host goes into the Host header only."""
+
+    response_class = _Response
 
     def __init__(self, *args: Any, line: Line, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -152,6 +191,8 @@ class _Http(HTTPConnection):
 
 class _Https(HTTPSConnection):
     """Connects over a line; the URL's host goes into the Host header and TLS."""
+
+    response_class = _Response
 
     def __init__(self, *args: Any, line: Line, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

@@ -34,7 +34,7 @@ from exporter.config import (
     TcpCheck,
 )
 from exporter.line import Line, Tell
-from exporter.reasons import explain
+from exporter.reasons import OUT_OF_RESOURCES, explain, shown
 
 # A page that grows must not cause a failover: of a longer body this much is read.
 _ENOUGH = 2**20
@@ -44,6 +44,10 @@ _REDIRECTS = 10
 
 # Of a banner so much is read, or looked at, as its first line may have (RFC 5321, 4.5.3.1.5).
 _BANNER = 512
+
+
+class OutOfResourcesError(Exception):
+    """It could not be looked, for want of descriptors or memory here: that makes nobody down."""
 
 
 @dataclass(frozen=True)
@@ -132,15 +136,20 @@ def probe(
     """Try one check at one address, from connecting to the last byte within `timeout` seconds.
 
     `trust` says which certificates are believed; by default the machine's and requests' own.
+    OutOfResourcesError where it could not be tried.
     """
     believed = trust or line.trust()  # reading it takes a while, the first time: no server's fault
+
+    def say(step: str) -> None:
+        tell(shown(step))
+
     match check:
         case HttpCheck():
-            return _try(address, timeout, tell, lambda its: _get(check, its, believed))
+            return _try(address, timeout, say, lambda its: _get(check, its, believed))
         case TcpCheck():
-            return _try(address, timeout, tell, lambda its: _greet(check, its, believed))
+            return _try(address, timeout, say, lambda its: _greet(check, its, believed))
         case DnsCheck():
-            return _ask(address, timeout, tell, check)
+            return _ask(address, timeout, say, check)
 
 
 def ask_reference(
@@ -205,8 +214,11 @@ def _ended(failure: _Failure | None, seconds: float, expiry: float | None, tell:
     if failure is None:
         tell("up")
         return Up(seconds, expiry)
-    tell(f"down, {failure[0]}: {failure[1]}")
-    return Down(*failure, seconds, expiry)
+    reason, detail = failure
+    if reason == OUT_OF_RESOURCES:
+        raise OutOfResourcesError(detail)
+    tell(f"down, {reason}: {detail}")
+    return Down(reason, shown(detail), seconds, expiry)
 
 
 # --- what is asked, and what counts as an answer --------------------------------------------
@@ -220,7 +232,10 @@ def _get(check: HttpCheck, its: Line, trust: ssl.SSLContext) -> _Failure | None:
             location = answer.get_redirect_location()
             if location and check.follow_redirects:
                 # Wherever it leads to, this server is asked: what another one serves is no sign.
-                url = urljoin(url, location)
+                try:
+                    url = urljoin(url, location)
+                except ValueError:
+                    return "unusable url", f"a redirect to {location}"
                 continue
             if answer.status != http.HTTPStatus.OK:
                 to = f", to {location}" if location else ""
@@ -236,7 +251,10 @@ def _read(check: HttpCheck, its: Line, answer: BaseHTTPResponse) -> _Failure | N
         body += piece
     its.tell(f"read {len(body)} bytes of its body")
     if check.contains and check.contains.encode() not in body:
-        return "text missing", f'"{check.contains}" is not in the {len(body)} bytes of the page'
+        coding = answer.headers.get("Content-Encoding")
+        how = f", which came as {coding}" if coding else ""
+        where = f"the {len(body)} bytes of the page{how}"
+        return "text missing", f'"{check.contains}" is not in {where}'
     return None
 
 

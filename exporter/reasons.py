@@ -11,6 +11,20 @@ from collections.abc import Iterator
 
 import urllib3.exceptions
 
+# It is here that something is short, not there: no word about whoever was asked.
+OUT_OF_RESOURCES = "out of resources"
+
+# Of what the other side says, so much is told.
+_SHOWN = 300
+
+
+def shown(text: str) -> str:
+    """What the other side said, as it can stand in a log or on a terminal: printable, and short."""
+    printable = "".join(
+        one if one.isprintable() else one.encode("unicode_escape").decode() for one in text[:_SHOWN]
+    )
+    return printable if len(text) <= _SHOWN else f"{printable}…"
+
 
 def network_reason(error: OSError) -> str:
     """The short reason of an error that the network (or the system) gave."""
@@ -20,7 +34,7 @@ def network_reason(error: OSError) -> str:
 
 
 def explain(error: BaseException) -> tuple[str, str]:
-    """Reason and detail, by the innermost cause that says something; urllib3 wraps some."""
+    """Reason and detail, by the first cause that says something; libraries wrap what they got."""
     for cause in _causes(error):
         reason = _reason(cause)
         if reason:
@@ -39,6 +53,10 @@ _NETWORK = {
     errno.ENETDOWN: "no route",
     errno.EADDRNOTAVAIL: "no route",  # an IPv6 address, and no IPv6 here
     errno.EAFNOSUPPORT: "no route",
+    errno.EMFILE: OUT_OF_RESOURCES,
+    errno.ENFILE: OUT_OF_RESOURCES,
+    errno.ENOMEM: OUT_OF_RESOURCES,
+    errno.ENOBUFS: OUT_OF_RESOURCES,
 }
 
 # OpenSSL's X509_V_ERR_*; Python names none of them.

@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 
 # A look takes this long at most, and when nobody says how long a scrape may take.
 LONGEST = 5.0
+# Nobody would be up in less.
+_SHORTEST = 0.01
 # Of the scrape's own timeout this share is left for what is not a look: Prometheus' clock has been
 # running since it connected, and the page has to be written and sent, on a busy machine too...
 _MARGIN = 0.1
@@ -61,11 +63,15 @@ class _Request(BaseHTTPRequestHandler):
     """One request and its answer."""
 
     server: Listener
-    timeout = 10  # seconds for a client to send its request, so that none keeps a thread for good
+    timeout = 10  # seconds for a client to send more of its request: none is silent for good
 
     def do_GET(self) -> None:
         """Find the page."""
-        url = urlsplit(self.path)
+        try:
+            url = urlsplit(self.path)
+        except ValueError:
+            self._answer(HTTPStatus.BAD_REQUEST, "This is no path.\n")
+            return
         if url.path == "/metrics":
             self._metrics(url.query)
         elif url.path == "/probe":
@@ -187,7 +193,7 @@ def _timeout(header: str | None) -> float:
         seconds = float(header)
     except ValueError:
         seconds = 0
-    if not (seconds > 0 and math.isfinite(seconds)):
+    if not (seconds >= _SHORTEST and math.isfinite(seconds)):
         raise ValueError(f"X-Prometheus-Scrape-Timeout-Seconds: {header!r} is no time to wait")
     margin = min(max(seconds * _MARGIN, _LEAST_MARGIN), seconds / 2)
     return min(seconds - margin, LONGEST)

@@ -30,7 +30,7 @@ def make_certificate(folder: Path, ends: str) -> tuple[Path, Path]:
     (folder / "index").touch()
     (folder / "ca.conf").write_text(CA_CONF.format(folder=folder))
     curve = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
-    openssl("req", "-new", *curve, "-keyout", key, "-out", request, "-subj", "/CN=test")
+    openssl("req", "-new", *curve, "-keyout", key, "-out", request, "-subj", f"/CN={folder.name}")
     lifetime = ["-startdate", "20200101000000Z", "-enddate", ends]
     paths = ["-config", folder / "ca.conf", "-keyfile", key, "-in", request, "-out", made]
     openssl("ca", "-selfsign", "-batch", "-notext", *lifetime, *paths)

@@ -105,6 +105,17 @@ def test_the_order_of_the_checks_is_none_of_the_mark() -> None:
     assert mark(one) == mark(other)
 
 
+def test_a_check_that_is_only_shown_is_none_of_the_mark() -> None:
+    """Who adds one, or corrects it, has not to wait until main is seen up again."""
+    web = {"web": {"url": "http://a/"}}
+    shown = {"news": {"tcp": 119, "required": False}}
+    one, other = (
+        Server.model_validate({"addresses": ["192.0.2.1"], "checks": checks})
+        for checks in (web, web | shown)
+    )
+    assert mark(one) == mark(other)
+
+
 def test_blind_nothing_is_decided() -> None:
     """Though both witnesses have spoken."""
     judgement = World("firing down").judge(blind="no reference answers")

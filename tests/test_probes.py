@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import gzip
 import os
 import socket
 import ssl
@@ -14,6 +15,7 @@ from ipaddress import IPv6Address, ip_address
 from pathlib import Path
 from typing import Literal
 
+import certifi
 import dns.flags
 import dns.message
 import dns.name
@@ -25,9 +27,10 @@ from certificates import make_certificate
 from conftest import StartNsd, StartWeb, free_port
 from responder import Responder
 
+from exporter import line
 from exporter.config import Address, DnsCheck, HttpCheck, Reference, Server, TcpCheck
-from exporter.probes import Down, Up, ask_reference, judge, look, probe
-from exporter.reasons import network_reason
+from exporter.probes import Down, OutOfResourcesError, Up, ask_reference, judge, look, probe
+from exporter.reasons import explain, network_reason
 
 LOOPBACK = ip_address("127.0.0.1")
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\nwelcome"
@@ -75,6 +78,10 @@ class Listening:
                 self._answer(connection)
             else:
                 self._ended.wait()
+
+    def wait(self, seconds: float) -> None:
+        """Be slow, until the end of the test."""
+        self._ended.wait(seconds)
 
     def drip(self, connection: socket.socket, content: bytes) -> None:
         """Send byte by byte, far quicker than any read times out, until the client leaves."""
@@ -346,13 +353,40 @@ def test_a_closed_port_is_down_at_once() -> None:
         (OSError(errno.ENETUNREACH, "Network is unreachable"), "no route"),
         (OSError(errno.EADDRNOTAVAIL, "Cannot assign requested address"), "no route"),
         (OSError(errno.ETIMEDOUT, "Connection timed out"), "timeout"),
-        (OSError(errno.EMFILE, "Too many open files"), "network error"),
+        (OSError(errno.EIO, "Input/output error"), "network error"),
+        (OSError(errno.EMFILE, "Too many open files"), "out of resources"),
     ],
     ids=lambda value: value if isinstance(value, str) else errno.errorcode[value.errno],
 )
 def test_reasons_are_few(error: OSError, reason: str) -> None:
     """They are a label's values: what is rare shares one."""
     assert network_reason(error) == reason
+
+
+@pytest.mark.parametrize("check", [TcpCheck(tcp=1), DnsCheck(dns="example.org", port=1)])
+def test_a_want_of_descriptors_here_makes_nobody_down(
+    check: TcpCheck | DnsCheck, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is no look at all."""
+
+    def none_left(*_: object, **__: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr("exporter.line.socket.create_connection", none_left)
+    monkeypatch.setattr("exporter.talk._connected", none_left)
+    with pytest.raises(OutOfResourcesError):
+        probe(check, LOOPBACK, 1)
+
+
+def test_a_connection_that_nobody_can_watch_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no thread can be started, for example."""
+
+    def no_more(_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr("exporter.line.threading.Timer.start", no_more)
+    with Listening(None) as silent, pytest.raises(RuntimeError):
+        probe(TcpCheck(tcp=silent.port), LOOPBACK, 1)
 
 
 @pytest.mark.parametrize(
@@ -420,6 +454,66 @@ def test_a_page_without_the_text_is_down(body: bytes, length: int) -> None:
     assert result.detail == f'"welcome" is not in the {length} bytes of the page'
 
 
+def test_a_page_is_asked_for_as_it_is() -> None:
+    """One that comes compressed all the same does not hold the text; the detail says why."""
+    head = b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n"
+    body = gzip.compress(b"welcome", mtime=0)
+    with Listening(says(head % len(body) + body)) as web:
+        check = HttpCheck(url=f"http://www.example.invalid:{web.port}/", contains="welcome")
+        result = probe(check, LOOPBACK, 5)
+    assert b"\r\nAccept-Encoding: identity\r\n" in web.heard
+    assert isinstance(result, Down)
+    where = f"the {len(body)} bytes of the page, which came as gzip"
+    assert result.detail == f'"welcome" is not in {where}'
+
+
+@pytest.mark.parametrize("early", [b"103 Early Hints", b"102 Processing", b"100 Continue"])
+def test_what_comes_before_an_answer_is_passed_over(early: bytes) -> None:
+    """However often (RFC 9110, section 15.2)."""
+    hints = b"HTTP/1.1 " + early + b"\r\nLink: </style.css>\r\n\r\n"
+    with Listening(says(hints * 3 + OK)) as web:
+        assert isinstance(probe(http_check(web.port), LOOPBACK, 5), Up)
+
+
+@pytest.mark.parametrize("early", [b"103 Early Hints", b"100 Continue"])
+def test_what_comes_before_an_answer_has_to_end(early: bytes) -> None:
+    """Who sends such without end can do so faster than it is read, deadline or not."""
+
+    def on_and_on(connection: socket.socket) -> None:
+        while True:
+            connection.sendall(b"HTTP/1.1 " + early + b"\r\n\r\n")
+
+    with Listening(on_and_on) as web:
+        result, seconds = timed(http_check(web.port), 5)
+    assert isinstance(result, Down)
+    assert result.reason == "not http"
+    assert seconds < 5
+
+
+def test_what_the_other_side_says_is_told_printable_and_short() -> None:
+    """It could be somebody's terminal, and anybody's server."""
+    steps: list[str] = []
+    said = b"503 \x1b[2J\x07" + b"x" * 50_000
+    with Listening(says(b"HTTP/1.1 " + said + b"\r\nContent-Length: 0\r\n\r\n")) as web:
+        result = probe(http_check(web.port), LOOPBACK, 5, tell=steps.append)
+    assert isinstance(result, Down)
+    assert result.reason == "status 503"
+    assert result.detail.startswith("503 \\x1b[2J\\x07xxx")
+    assert result.detail.endswith("x…")
+    for told in (result.detail, *steps):
+        assert told.isprintable()
+        assert len(told) < 400
+
+
+def test_a_status_that_came_late_is_told_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is certain, whatever the clock says by then."""
+    monkeypatch.setattr("exporter.line.Line.over", lambda its: its.stage != "connecting")
+    with Listening(says(b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n")) as web:
+        result = probe(http_check(web.port), LOOPBACK, 5)
+    assert isinstance(result, Down)
+    assert result.reason == "status 503"
+
+
 def test_a_redirect_is_not_followed_unasked() -> None:
     """It is down, and tells where it would have led."""
     with Listening(says(redirect("https://www.example.invalid/"))) as web:
@@ -474,9 +568,36 @@ def test_redirects_in_a_circle_are_left_after_ten() -> None:
     assert result.reason == "too many redirects"
 
 
-def test_a_redirect_to_nowhere_is_down() -> None:
+def test_redirects_have_one_deadline() -> None:
+    """Each is a connection of its own; when time is up none begins any more."""
+
+    def slowly(connection: socket.socket) -> None:
+        web.wait(0.2)
+        connection.sendall(redirect("/again"))
+
+    with Listening(slowly) as web:
+        url = f"http://www.example.invalid:{web.port}/"
+        result = probe(HttpCheck(url=url, follow_redirects=True), LOOPBACK, 0.5)
+        assert web.heard.count(b"GET ") < 5
+    assert isinstance(result, Down)
+    assert result.reason == "timeout"
+    assert 0.5 <= result.seconds < 0.5 + SLACK
+
+
+def test_a_redirect_that_grows_is_left_before_it_eats_the_time() -> None:
+    """To read a URL of a megabyte takes seconds, which no deadline cuts."""
+    with Listening(says(redirect("%" * 60_000 + "/"))) as web:
+        url = f"http://www.example.invalid:{web.port}/"
+        result = probe(HttpCheck(url=url, follow_redirects=True), LOOPBACK, 5)
+        assert web.heard.count(b"GET ") == 1
+    assert isinstance(result, Down)
+    assert result.reason == "unusable url"
+
+
+@pytest.mark.parametrize("location", ["gopher://www.example.invalid/", "http://[", "https:///"])
+def test_a_redirect_to_nowhere_is_down(location: str) -> None:
     """What can't be asked for is no answer."""
-    with Listening(says(redirect("gopher://www.example.invalid/"))) as web:
+    with Listening(says(redirect(location))) as web:
         url = f"http://www.example.invalid:{web.port}/"
         result = probe(HttpCheck(url=url, follow_redirects=True), LOOPBACK, 5)
     assert isinstance(result, Down)
@@ -488,7 +609,11 @@ def test_a_redirect_to_nowhere_is_down() -> None:
 
 @contextlib.contextmanager
 def tls_server(
-    certificate: Path, key: Path, kind: type[Listening] = Listening, content: bytes = OK
+    certificate: Path,
+    key: Path,
+    kind: type[Listening] = Listening,
+    content: bytes = OK,
+    answer: Callable[[socket.socket], None] | None = None,
 ) -> Iterator[tuple[Listening, list[str]]]:
     """A server with this certificate, and the server names that clients asked it for."""
     names: list[str] = []
@@ -501,7 +626,7 @@ def tls_server(
             with contextlib.suppress(OSError):  # it believes nothing of this, and leaves
                 super()._serve(context.wrap_socket(connection, server_side=True))
 
-    with Wrapped(says(content)) as server:
+    with Wrapped(answer or says(content)) as server:
         yield server, names
 
 
@@ -527,6 +652,68 @@ def test_the_certificate_has_to_be_right(
         assert names == [host]
         assert bool(web.heard) == (reason is None)
     assert (result.reason if isinstance(result, Down) else None) == reason
+
+
+def test_the_deadline_holds_behind_the_handshake(tmp_path: Path) -> None:
+    """Headers that drip, one byte in each TLS record."""
+    certificate, key = make_certificate(tmp_path, "20990101000000Z")
+    trust = ssl.create_default_context(cafile=certificate)
+
+    def drip(connection: socket.socket) -> None:
+        web.drip(connection, b"HTTP/1.1 200 OK\r\nX: " + b"x" * 9999)
+
+    with tls_server(certificate, key, answer=drip) as (web, _):
+        url = f"https://www.example.invalid:{web.port}/"
+        result = probe(HttpCheck(url=url), LOOPBACK, 0.5, trust=trust)
+    assert isinstance(result, Down)
+    assert result.reason == "timeout"
+    assert 0.5 <= result.seconds < 0.5 + SLACK
+
+
+def test_by_default_certificates_and_names_are_verified() -> None:
+    """By what the machine trusts, and by the list that comes with us."""
+    context = line.trust()
+    assert context.verify_mode == ssl.CERT_REQUIRED
+    assert context.check_hostname
+    ours = ssl.create_default_context(cafile=certifi.where())
+    theirs = {str(each) for each in context.get_ca_certs()}
+    assert {str(each) for each in ours.get_ca_certs()} <= theirs
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        (9, "certificate not yet valid"),
+        (20, "certificate not trusted"),
+        (21, "certificate not trusted"),
+        (64, "certificate for another name"),
+        (23, "certificate"),
+    ],
+)
+def test_what_is_wrong_with_a_certificate_is_one_of_a_few(code: int, reason: str) -> None:
+    """OpenSSL's numbers (X509_V_ERR_*); one that is rare, as revoked, is only a certificate's."""
+    error = ssl.SSLCertVerificationError(1, "certificate verify failed")
+    error.verify_code = code
+    assert explain(error)[0] == reason
+
+
+def test_of_several_certificates_on_the_way_the_first_end_counts(tmp_path: Path) -> None:
+    """A redirect is followed only while each of them is right."""
+    (tmp_path / "soon").mkdir()
+    (tmp_path / "late").mkdir()
+    soon = make_certificate(tmp_path / "soon", "20900101000000Z")
+    late = make_certificate(tmp_path / "late", "20990101000000Z")
+    trust = ssl.create_default_context()
+    for certificate, _ in (soon, late):
+        trust.load_verify_locations(certificate)
+    with tls_server(*late) as (second, _):
+        onward = f"https://www.example.invalid:{second.port}/"
+        with tls_server(*soon, content=redirect(onward)) as (first, _):
+            url = f"https://www.example.invalid:{first.port}/"
+            check = HttpCheck(url=url, follow_redirects=True)
+            result = probe(check, LOOPBACK, 5, trust=trust)
+    assert isinstance(result, Up)
+    assert result.expiry == datetime(2090, 1, 1, tzinfo=UTC).timestamp()
 
 
 def test_the_certificate_s_end_is_told_whatever_the_page(tmp_path: Path) -> None:
@@ -586,7 +773,7 @@ def test_a_banner_in_pieces_is_one() -> None:
             "wrong banner",
             'it says "421 too busy", expected "220 "',
         ),
-        (b"\xff\x00\r\n", "wrong banner", 'it says "\\xff\x00", expected "220 "'),
+        (b"\xff\x00\r\n", "wrong banner", 'it says "\\xff\\x00", expected "220 "'),
         (b"\r\n220 ", "wrong banner", 'it says "", expected "220 "'),
         (b"4", "wrong banner", 'it says "4", expected "220 "'),
     ],
@@ -658,6 +845,22 @@ def test_tls_on_tcp_is_verified_and_then_greets(
     assert result.expiry == (EXPIRY if reason is None else None)
 
 
+def test_a_banner_that_drips_over_tls_is_cut_off(tmp_path: Path) -> None:
+    """One byte in each TLS record, and never enough of them."""
+    certificate, key = make_certificate(tmp_path, "20990101000000Z")
+    trust = ssl.create_default_context(cafile=certificate)
+
+    def drip(connection: socket.socket) -> None:
+        imaps.drip(connection, b"x" * 9999)
+
+    with tls_server(certificate, key, Greeting, answer=drip) as (imaps, _):
+        check = TcpCheck(tcp=imaps.port, tls="www.example.invalid", banner="x" * 9999)
+        result = probe(check, LOOPBACK, 0.5, trust=trust)
+    assert isinstance(result, Down)
+    assert result.reason == "timeout"
+    assert 0.5 <= result.seconds < 0.5 + SLACK
+
+
 def test_tls_to_a_plain_server_is_down() -> None:
     """What it says is no TLS."""
     with Greeting(says(b"220 mail.example.invalid ESMTP\r\n")) as mail:
@@ -719,6 +922,25 @@ def test_a_silent_nameserver_is_a_timeout() -> None:
     )
     assert 0.5 <= result.seconds < 0.5 + SLACK
     assert len(responder.asked) == 3
+
+
+def test_a_truncated_answer_that_comes_late_has_no_time_of_its_own() -> None:
+    """It is asked for again over TCP, where nobody says anything, until the one deadline."""
+
+    def late(responder: Responder, question: dns.message.Message) -> list[bytes]:
+        if len(responder.asked) < 3:
+            return []
+        reply = dns.message.make_response(question)
+        reply.flags |= dns.flags.TC
+        return [reply.to_wire()]
+
+    with Responder(late) as responder:
+        port = responder.nameserver.port
+        with socket.create_server(("127.0.0.1", port)):
+            result = probe(DnsCheck(dns="example.org", port=port), LOOPBACK, 1.5)
+    assert isinstance(result, Down)
+    assert result.reason == "timeout"
+    assert 1.5 <= result.seconds < 2.3
 
 
 # --- the steps, for a person ----------------------------------------------------------------

@@ -366,10 +366,16 @@ class Ground:
         """See all as an undisturbed run leaves it, with this edit of the one source."""
         address = self.layout.backup if self.main_down else self.layout.main
         expected = dict.fromkeys(ZONES, (PLAIN, address)) | {EDITED: (edit, address)}
-        # NSD can give an old answer once more after a new one.
-        wait_for(lambda: self.look() == expected, SOON, f"all to be served at {address}")
         recorded = self._state.serials()
-        assert recorded == self._published.latest == self._served.latest
+
+        def all_seen() -> bool:
+            seen = self.look() == expected
+            return seen and recorded == self._published.latest == self._served.latest
+
+        # NSD can give an old answer once more after a new one, and who reads the files meanwhile
+        # may be amidst a round: after a switch that was called off, the content tells no more.
+        wait_for(all_seen, SOON, f"all to be served at {address}, and seen in the files")
+        assert recorded == self._state.serials()
         assert {zone: self._ledger.used[zone][n] for zone, n in recorded.items()} == expected
         meant = self._state.meant()
         assert meant

@@ -131,7 +131,11 @@ class Metrics:
         def collect() -> Iterator[Metric]:
             now, published = today(), serials()
             yield _by_zone("published_serial", "The serial in the published zone file.", published)
-            left = {name: zone.serials_left(now, serial) for name, serial in published.items()}
+            left = {
+                name: left
+                for name, serial in published.items()
+                if (left := zone.serials_left(now, serial)) is not None
+            }
             yield _by_zone("serials_left", "How many serials of today's are left above it.", left)
 
         self.registry.register(_OnScrape(collect))

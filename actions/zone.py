@@ -465,9 +465,16 @@ def ahead(
     return any(Serial(serial) > Serial(current) for serial in theirs.values())
 
 
-def serials_left(today: datetime.date, serial: int) -> int:
-    """How many serials of today's are left above this one; then they carry into tomorrow's."""
-    return max(0, min(_A_DAY, _first_of(today) + _A_DAY - 1 - serial))
+def serials_left(today: datetime.date, serial: int) -> int | None:
+    """How many serials of today's are left above this one; then they carry into tomorrow's.
+
+    None for one that is days ahead: it was not reached by using them up, and no day is left to it.
+    """
+    left = _first_of(today) + _A_DAY - 1 - serial
+    return None if left < -_DAYS_AHEAD * _A_DAY else max(0, min(_A_DAY, left))
+
+
+_DAYS_AHEAD = 10
 
 
 def _first_of(today: datetime.date) -> int:

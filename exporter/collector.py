@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 GROUPS = ("servers", "zones", "references")
 
 _T = TypeVar("_T")
-_Looked = Mapping[tuple[str, Address], probes.Up | probes.Down]
+Looked = Mapping[tuple[str, Address], probes.Up | probes.Down]
 _Answers = Mapping[str, soa.Answers]
 
 # So much of a scrape's time may be over when one more source is parsed; those left wait for the
@@ -101,7 +101,8 @@ class Sources:
 
 def _pointer(zone: str, content: bytes, servers: Mapping[str, Server]) -> zonefile.Pointer | None:
     try:
-        return zonefile.pointer(zonefile.parse(zone, content, servers))
+        # A zone that follows nobody points elsewhere whoever serves, and rightly so.
+        return zonefile.following(zonefile.parse(zone, content, servers))
     except zonefile.SourceRefused:
         return None  # whoever edits it is told by what accepts it
 
@@ -164,12 +165,10 @@ def _ended(kind: str, looks: Mapping[str, Future[_T]]) -> Iterator[tuple[str, _T
 
 def look_at(
     config: Config, name: str, timeout: float, tell: probes.TellStep
-) -> tuple[probes.Up | probes.Down, CollectorRegistry]:
-    """Look at one server, each step told: what it comes to, and what a scrape would show of it."""
-    server = config.servers[name]
-    looked = probes.look(server, timeout, tell=tell)
-    metrics = [*_server_metrics(config, {name: looked}), _build()]
-    return probes.judge(server, looked), _registry(metrics)
+) -> tuple[Looked, CollectorRegistry]:
+    """Look at one server, each step told: what was seen, and what a scrape would show of it."""
+    looked = probes.look(config.servers[name], timeout, tell=tell)
+    return looked, _registry([*_server_metrics(config, {name: looked}), _build()])
 
 
 def _zones(config: Config, last_seen: LastSeen, began: float) -> Mapping[str, Path]:
@@ -200,7 +199,7 @@ def _ask(
     return soa.ask_all(config.nameservers, list(zones), pointers, timeout)
 
 
-def _tell(last_seen: LastSeen, began: float, name: str, server: Server, looked: _Looked) -> None:
+def _tell(last_seen: LastSeen, began: float, name: str, server: Server, looked: Looked) -> None:
     """Log each check's change of state, and the server's, its first look included."""
     for (check, address), result in looked.items():
         place = {"server": name, "check": check, "address": str(address)}
@@ -245,7 +244,7 @@ def _tell_reference(
         log.info("reference up again", extra={"reference": name})
 
 
-def _in_words(servers: Mapping[str, Server], looked: Mapping[str, _Looked]) -> str:
+def _in_words(servers: Mapping[str, Server], looked: Mapping[str, Looked]) -> str:
     verdicts = {name: probes.judge(servers[name], its) for name, its in looked.items()}
     return ", ".join(
         f"{name} is down ({verdict.reason})"
@@ -274,7 +273,7 @@ def _registry(metrics: Iterable[Metric]) -> CollectorRegistry:
     return registry
 
 
-def _server_metrics(config: Config, looked: Mapping[str, _Looked]) -> Iterator[Metric]:
+def _server_metrics(config: Config, looked: Mapping[str, Looked]) -> Iterator[Metric]:
     server_up = GaugeMetricFamily(
         "zonerw_server_up",
         "Whether every check that is required succeeds at the server's first address.",
@@ -332,7 +331,7 @@ def _zone_metrics(answers: _Answers, config: Config) -> Iterator[Metric]:
     )
     points_to = GaugeMetricFamily(
         "zonerw_zone_points_to",
-        "1 for the server whose address the zone's first marked name, or its apex, has there.",
+        "1 for the server whose address the zone's first marked name has there.",
         labels=[*labels, "server"],
     )
     refresh = GaugeMetricFamily(

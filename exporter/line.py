@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from requests.utils import DEFAULT_CA_BUNDLE_PATH
@@ -118,12 +119,18 @@ def response(url: str, line: Line, trust: ssl.SSLContext) -> Iterator[BaseHTTPRe
             yield got
 
 
-@functools.cache
 def trust() -> ssl.SSLContext:
     """What the machine trusts, an own authority for example, and requests' own list.
 
-    The latter for machines without one: they would hold every certificate for wrong.
+    The latter for machines without one: they would hold every certificate for wrong. Read again
+    when a file has changed: an authority that is new to the machine makes no server down.
     """
+    files = ssl.get_default_verify_paths().cafile, DEFAULT_CA_BUNDLE_PATH
+    return _trust(tuple(Path(file).stat().st_mtime_ns for file in files if file))
+
+
+@functools.lru_cache(maxsize=1)
+def _trust(_: tuple[int, ...]) -> ssl.SSLContext:
     context = ssl.create_default_context()
     context.load_verify_locations(DEFAULT_CA_BUNDLE_PATH)
     return context

@@ -10,7 +10,7 @@ import math
 import socketserver
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, urlsplit
@@ -19,7 +19,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.exposition import choose_encoder
 
 from exporter import collector, probes
-from exporter.config import Address, Config
+from exporter.config import Address, Config, Server
 from exporter.version import version
 
 log = logging.getLogger(__name__)
@@ -121,14 +121,13 @@ class _Request(BaseHTTPRequestHandler):
         def tell(check: str, address: Address, step: str) -> None:
             steps.append(f"{time.monotonic() - began:7.3f} s  {check} at {address}: {step}")
 
-        verdict, seen = collector.look_at(config, name, timeout, tell)
+        looked, seen = collector.look_at(config, name, timeout, tell)
         if not debug:
             self._answer_metrics(seen)
             return
-        said = "up" if isinstance(verdict, probes.Up) else f"down: {verdict.reason}"
         parts = (
             "\n".join(steps),
-            f"{name} is {said}",
+            "\n".join(_summary(config.servers[name], name, looked)),
             "The metrics of a scrape:\n\n" + generate_latest(seen).decode(),
         )
         self._answer(HTTPStatus.OK, "\n\n".join(parts))
@@ -183,6 +182,20 @@ def _probed(query: str, config: Config) -> tuple[str, bool]:
     if debug not in ("true", "false"):
         raise ValueError(f"debug={debug}: expected true or false")
     return name, debug == "true"
+
+
+def _summary(server: Server, name: str, looked: collector.Looked) -> Iterator[str]:
+    """What each check came to, and whether it counts; then the server."""
+    for (check, address), result in looked.items():
+        said = "up" if isinstance(result, probes.Up) else f"down, {result.reason}"
+        its = server.checks_at(address)[check]
+        if not its.required:
+            said += " (only shown: it is not required)"
+        elif address != server.looked_at[0]:
+            said += " (only shown: the server is judged by its first address)"
+        yield f"{check} at {address}: {said}"
+    verdict = probes.judge(server, looked)
+    yield f"{name} is {'up' if isinstance(verdict, probes.Up) else 'down'}"
 
 
 def _timeout(header: str | None) -> float:

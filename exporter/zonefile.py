@@ -204,7 +204,12 @@ class Pointer:
 
 
 def pointer(source: Source) -> Pointer:
-    """The first name that follows the serving server, with an A record if any has; else the apex.
+    """The first name that follows the serving server; where none does, the apex."""
+    return following(source) or Pointer(f"{source.zone}.", "A")
+
+
+def following(source: Source) -> Pointer | None:
+    """The first name that follows the serving server, with an A record if any has.
 
     What names one server, as `@IP:main@`, follows nobody.
     """
@@ -212,7 +217,7 @@ def pointer(source: Source) -> Pointer:
         for record in source.records:
             if record.type == rtype and any(slot.server is None for slot in record.slots):
                 return Pointer(record.owner.to_text(), rtype)
-    return Pointer(f"{source.zone}.", "A")
+    return None
 
 
 _ADDRESS_TYPES: tuple[Literal["A", "AAAA"], ...] = ("A", "AAAA")

@@ -18,6 +18,7 @@ from conftest import StartNsd, StartWeb, free_port, write_config
 from prometheus_client import CollectorRegistry
 
 from exporter import config as configuration
+from exporter import probes
 from exporter.collector import GROUPS, LastSeen, Sources, SourcesError, collect
 from exporter.config import (
     Config,
@@ -153,6 +154,20 @@ def test_a_check_that_is_not_required_is_shown_and_makes_nothing_down(
     assert samples(seen, "zonerw_check_up") == {
         ("main", "web", "127.0.0.1"): 1,
         ("main", "mail", "127.0.0.1"): 0,
+    }
+
+
+def test_a_certificate_s_end_is_shown_whatever_else_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A page that fails for a day hides no certificate that ends."""
+    config = config_of(tmp_path, {"main": 80})
+    address = ip_address("127.0.0.1")
+    failed = probes.Down("status 503", "503 Busy", 0.1, expiry=4070908800.0)
+    monkeypatch.setattr("exporter.collector.probes.look", lambda *_: {("web", address): failed})
+    seen = collect(config, LastSeen(), ["servers"], 5)
+    assert samples(seen, "zonerw_check_tls_expiry_timestamp_seconds") == {
+        ("main", "web", "127.0.0.1"): 4070908800.0
     }
 
 
@@ -374,6 +389,16 @@ def test_a_zone_points_to_the_server_whose_address_it_has(
     }
 
 
+def test_a_zone_that_follows_nobody_points_to_nobody(tmp_path: Path, start_nsd: StartNsd) -> None:
+    """It has main's address whoever serves, and rightly so."""
+    nsd = start_nsd({}, serving(tmp_path, "main", "@ A 192.0.2.1\nns9 A 192.0.2.1\n"))
+    config = config_of(tmp_path, {"main": 80, "backup": 80}, {"ns1": nsd})
+    write_source(config, "@ A 192.0.2.1\nns9 A @IP:main@\n")
+    seen = collect(config, LastSeen(), ["zones"], 5)
+    assert samples(seen, "zonerw_zone_points_to") == {}
+    assert samples(seen, "zonerw_zone_query_up") == {("example.org", "ns1"): 1}
+
+
 def test_a_zone_that_has_two_servers_addresses_points_to_both(
     tmp_path: Path, start_nsd: StartNsd
 ) -> None:
@@ -385,7 +410,7 @@ def test_a_zone_that_has_two_servers_addresses_points_to_both(
         {"ns1": start_nsd({}, serving(tmp_path, "both", records))},
     )
     last_seen = LastSeen()
-    write_source(config, "@ A 192.0.2.1\n@ A 192.0.2.2\n")
+    write_source(config, "@ A @IP@\n@ A 192.0.2.2\n")
     assert samples(collect(config, last_seen, ["zones"], 5), "zonerw_zone_points_to") == {
         ("example.org", "ns1", "main"): 1,
         ("example.org", "ns1", "backup"): 1,
@@ -469,7 +494,7 @@ def test_sources_that_there_was_no_time_for_wait_for_the_next_scrape(tmp_path: P
 def test_a_source_that_is_gone_meanwhile_is_no_trouble(tmp_path: Path) -> None:
     """It was there when the folder was listed."""
     config = config_of(tmp_path, {"main": 80})
-    paths = {"example.net": tmp_path / "gone", "example.org": write_source(config, "")}
+    paths = {"example.net": tmp_path / "gone", "example.org": write_source(config, "w A @IP@\n")}
     found = Sources().pointers(paths, config.servers, time.monotonic() + 60)
     assert found.keys() == {"example.org"}
 
@@ -572,6 +597,30 @@ def test_zones_alone_cannot_be_told_without_the_sources(tmp_path: Path) -> None:
     shutil.rmtree(config.zones.sources)
     with pytest.raises(SourcesError, match="zones: No such file or directory"):
         collect(config, LastSeen(), ["zones"], 5)
+
+
+# --- faults of our own ----------------------------------------------------------------------
+
+
+def test_a_look_that_breaks_takes_no_other_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What is not known is absent: nobody is down for want of descriptors here."""
+    config = config_of(tmp_path, {"main": 80, "backup": free_port("127.0.0.1")})
+    look = probes.look
+
+    def breaks(server: Server, timeout: float) -> object:
+        if server == config.servers["main"]:
+            raise probes.OutOfResourcesError("Too many open files")
+        return look(server, timeout)
+
+    monkeypatch.setattr("exporter.collector.probes.look", breaks)
+    last_seen = LastSeen()
+    seen = collect(config, last_seen, ["servers"], 5)
+    assert samples(seen, "zonerw_server_up") == {("backup", "backup"): 0}
+    assert last_seen.servers.endswith("UTC: backup is down (web: connection refused).")
+    (broken,) = [record for record in caplog.records if record.getMessage() == "looking failed"]
+    assert vars(broken)["server"] == "main"
 
 
 # --- log ------------------------------------------------------------------------------------

@@ -680,6 +680,24 @@ def test_by_default_certificates_and_names_are_verified() -> None:
     assert {str(each) for each in ours.get_ca_certs()} <= theirs
 
 
+def test_an_authority_that_is_new_to_the_machine_is_believed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a restart: main's next certificate may be by one that came with an update."""
+    certificate, key = make_certificate(tmp_path, "20990101000000Z")
+    trusted = tmp_path / "trusted.pem"
+    trusted.write_text(Path(certifi.where()).read_text())
+    monkeypatch.setenv("SSL_CERT_FILE", str(trusted))
+    with tls_server(certificate, key) as (web, _):
+        check = HttpCheck(url=f"https://www.example.invalid:{web.port}/")
+        before = probe(check, LOOPBACK, 5)
+        trusted.write_text(trusted.read_text() + certificate.read_text())
+        after = probe(check, LOOPBACK, 5)
+    assert isinstance(before, Down)
+    assert before.reason == "certificate not trusted"
+    assert isinstance(after, Up)
+
+
 @pytest.mark.parametrize(
     ("code", "reason"),
     [

@@ -260,7 +260,7 @@ def test_overlapping_scrapes_do_not_wait_for_each_other(waiting: Exporter) -> No
         assert seconds < 3  # one after another would take six
 
 
-@pytest.mark.parametrize("timeout", ["soon", "0", "-1", "nan", "inf", ""])
+@pytest.mark.parametrize("timeout", ["soon", "0", "0.009", "-1", "nan", "inf", ""])
 def test_a_timeout_that_is_none_is_refused(idle: Exporter, timeout: str) -> None:
     """Whoever sends it is mistaken about something."""
     answer, _ = idle.scrape(timeout)
@@ -331,10 +331,40 @@ def test_a_probe_with_debug_tells_each_step(idle: Exporter) -> None:
     assert told.startswith(
         f"  TIME  web at 127.0.0.1: connecting to 127.0.0.1, port {port}\n"
         "  TIME  web at 127.0.0.1: down, connection refused: [Errno 111] Connection refused\n\n"
-        "main is down: web: connection refused\n\n"
+        "web at 127.0.0.1: down, connection refused\n"
+        "main is down\n\n"
         "The metrics of a scrape:\n\n"
         "# HELP zonerw_server_up "
     )
+
+
+def test_a_probe_with_debug_says_what_counts(tmp_path: Path, start_web: StartWeb) -> None:
+    """Not every check that fails makes the server down."""
+    nobody = free_port("127.0.0.1")
+    nameserver = Nameserver(address="127.0.0.1", port=nobody)
+    path = write_config(tmp_path, {"main": start_web().port}, {"ns1": nameserver})
+    config = configuration.read(path)
+    main = config.servers["main"]
+    checks = {**main.checks, "mail": TcpCheck(tcp=nobody, required=False)}
+    addresses = (ip_address("127.0.0.1"), ip_address("127.0.0.2"))  # web listens at the first
+    main = main.model_copy(update={"checks": checks, "look_at": addresses})
+    with serving(replace(config, servers={"main": main})) as exporter:
+        body = exporter.ask("/probe?server=main&debug=true").body
+    assert (
+        "\n\n"
+        "web at 127.0.0.1: up\n"
+        "mail at 127.0.0.1: down, connection refused (only shown: it is not required)\n"
+        "web at 127.0.0.2: down, connection refused"
+        " (only shown: the server is judged by its first address)\n"
+        "mail at 127.0.0.2: down, connection refused (only shown: it is not required)\n"
+        "main is up\n\n"
+    ) in body
+
+
+def test_a_probe_is_no_scrape(idle: Exporter) -> None:
+    """What a person tries changes nothing that is told of the last scrape."""
+    idle.ask("/probe?server=main&debug=true")
+    assert "<p>Nobody has asked for the servers yet.</p>" in idle.ask("/").body
 
 
 def test_a_probe_s_time_is_the_scrape_s(waiting: Exporter) -> None:
@@ -363,6 +393,15 @@ def test_there_is_nothing_else(idle: Exporter, path: str) -> None:
     """A wrong path is told where the metrics are."""
     answer = idle.ask(path)
     assert (answer.status, answer.body) == (404, "Not found. The metrics are at /metrics.\n")
+
+
+def test_what_is_no_path_is_refused(idle: Exporter) -> None:
+    """With an answer, and no traceback."""
+    with socket.create_connection(idle.listener.server_address) as connection:
+        connection.sendall(b"GET http://[ HTTP/1.0\r\n\r\n")
+        answer = connection.makefile().read()
+    assert answer.startswith("HTTP/1.0 400 ")
+    assert answer.endswith("\nThis is no path.\n")
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS"])
@@ -508,6 +547,23 @@ def test_once_prints_one_scrape_and_ends(
     assert 'zonerw_server_up{role="backup",server="backup"} 1.0\n' in ended.stdout
     assert 'zonerw_zone_query_up{nameserver="ns1",zone="example.org"} 0.0\n' in ended.stdout
     assert 'msg="server down" server=main' in ended.stderr
+
+
+def test_once_says_where_it_can_t_print(tmp_path: Path) -> None:
+    """One line, and exit status 1."""
+    nobody = Nameserver(address="127.0.0.1", port=free_port("127.0.0.1"))
+    path = write_config(tmp_path, {"main": free_port("127.0.0.1")}, {"ns1": nobody})
+    with Path("/dev/full").open("w") as full:
+        ended = subprocess.run(
+            [sys.executable, "-m", "exporter", "--config", path, "--once"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert ended.returncode == 1
+    last = ended.stderr.splitlines()[-1]
+    assert last.endswith('level=ERROR msg="can\'t print" reason="No space left on device"')
 
 
 def test_a_faulty_configuration_is_told_in_its_own_words(tmp_path: Path) -> None:

@@ -498,8 +498,11 @@ def test_another_serial_in_a_published_file() -> None:
         (2026112301, 0),
         (2026112199, 100),
         (7, 100),
+        (2026113299, 0),
+        (2026113300, None),
+        (4294967295, None),
     ],
 )
-def test_serials_left(serial: int, left: int) -> None:
-    """Of 22 November's hundred; past them, tomorrow's are used."""
+def test_serials_left(serial: int, left: int | None) -> None:
+    """Of 22 November's hundred; past them, tomorrow's are used. A mistyped date has no such."""
     assert serials_left(date(2026, 11, 22), serial) == left

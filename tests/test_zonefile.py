@@ -7,7 +7,16 @@ import dns.name
 import pytest
 from zones import HEAD, SERVERS
 
-from exporter.zonefile import Fault, Record, SourceRefused, find, lex, parse, pointer
+from exporter.zonefile import (
+    Fault,
+    Record,
+    SourceRefused,
+    find,
+    following,
+    lex,
+    parse,
+    pointer,
+)
 
 
 def records(text: str | bytes) -> list[Record]:
@@ -370,8 +379,11 @@ def test_no_address_is_added_to_a_text_that_holds_one(text: str) -> None:
 )
 def test_a_zone_points_where_its_first_marked_name_does(text: str, name: str, rtype: str) -> None:
     """The first whose address goes with the serving server; without any, the apex has to do."""
-    found = pointer(parse("example.org", (HEAD + text).encode(), SERVERS))
+    source = parse("example.org", (HEAD + text).encode(), SERVERS)
+    found = pointer(source)
     assert (found.name, found.type) == (name, rtype)
+    follows = (name, rtype) != ("example.org.", "A")
+    assert following(source) == (found if follows else None)
 
 
 # --- form -----------------------------------------------------------------------------------

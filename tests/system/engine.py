@@ -349,6 +349,7 @@ def lay_root(root: Path) -> None:
     """Make the folders of a Debian, with nothing in them but two users."""
     for name in ("dev", "etc", "opt", "proc", "run", "tmp", "usr", "var/lib"):
         (root / name).mkdir(parents=True)
+    (root / "tmp").chmod(0o1777)
     for path in Path("/").iterdir():
         if path.is_symlink() and str(path.readlink()).startswith("usr/"):
             (root / path.name).symlink_to(path.readlink())
@@ -402,7 +403,9 @@ def contained(
         place = quote(f"{root}{mount.target}")
         script += f"mount --bind {quote(str(mount.source))} {place}\n"
         script += f"mount -o remount,bind,ro {place}\n" * mount.read_only
-    script += "".join(f"mount -t tmpfs tmpfs {root}{place}\n" for place in tmpfs)
+    # As runc does: a folder that is there keeps its mode, but not its owner.
+    for place in (f"{root}{its}" for its in tmpfs):
+        script += f"mount -t tmpfs -o mode=$(stat -c %a {place}) tmpfs {place}\n"
     script += f"mount -t proc proc {root}/proc\nmount --rbind /dev {root}/dev\n"
     script += f"mount -o remount,bind,ro {root}\n" * read_only
     return f"{script}exec chroot {root} {join(words)}\n"

@@ -50,19 +50,30 @@ _POINTS_TO = "max by (zone, nameserver, server) (zonerw_zone_points_to)"
 
 _ELSEWHERE = f"{_POINTS_TO} * on (server) group_left () ({_MEANT} == bool 0)"
 
-# 1 for the server that is preferred, 2 for another one, 0 for none.
+# 1 for the server that is preferred, 2 for another one, 3 while the exporter does not tell which of
+# them it is, 0 for none.
 _SERVING = f"""\
-2 * ({_MEANT} == 1 and on (server) zonerw_server_up{{role="backup"}})
-or {_MEANT} == 1
+{_MEANT} == 1 and on (server) zonerw_server_up{{role="main"}}
+or 2 * ({_MEANT} == 1 and on (server) zonerw_server_up{{role="backup"}})
+or 3 * ({_MEANT} == 1)
 or on () label_replace(vector(0), "server", "not known", "", "")"""
 
-# Counters tell how often, and not when: the last cause is the one that rose last.
-_LAST_SWITCH = """\
+_RISEN = """\
+timestamp(
+        sum by (from, to, cause) (increase(zonerw_switches_total[$__rate_interval])) > 0
+      )"""
+
+# Counters tell how often, and not when: the last cause is the one that rose last. Within minutes of
+# a whole day a switch and the next one rise at the same time: so one to a server that is not meant
+# is not the last. What rose after the last whole interval has risen now.
+_LAST_SWITCH = f"""\
 label_join(
   label_join(
-    topk(1, max_over_time(timestamp(
-      sum by (from, to, cause) (increase(zonerw_switches_total[$__rate_interval])) > 0
-    )[$__range:$__interval])),
+    topk(1,
+      ({_RISEN}
+      or max_over_time({_RISEN}[$__range:$__interval]))
+      unless on (to) label_replace({_MEANT} == 0, "to", "$1", "server", "(.*)")
+    ),
     "why", " to ", "from", "to"
   ),
   "why", ": ", "why", "cause"
@@ -98,9 +109,12 @@ max by (alertname, severity, alertstate, about) (
   )
 )"""
 
-# One that fails has 0, and why.
+# One that fails has 0, and why: one of the reasons, where exporters tell several.
 _CHECKS = """\
-0 * max by (server, check, address, reason) (zonerw_check_failing)
+0 * max by (server, check, address, reason) (
+  topk by (server, check, address) (1, zonerw_check_failing)
+)
+and on (server, check, address) max by (server, check, address) (zonerw_check_up) == 0
 or on (server, check, address) max by (server, check, address) (zonerw_check_up)"""
 
 # Kept for an hour, as its alert does: a check that fails shows none.
@@ -126,6 +140,11 @@ or max by (zone) (zonerw_zone_source_pending)"""
 def _a_minute(metric: str, *labels: str) -> str:
     """How often a minute, by these labels."""
     return f"60 * sum by ({', '.join(labels)}) (rate({metric}[$__rate_interval]))"
+
+
+def _known(number: str) -> str:
+    """Return a sum, or -1 for none: a panel of several has no word for one that is missing."""
+    return f"{number} or vector(-1)"
 
 
 def _durations(metric: str, label: str) -> list[Column]:
@@ -158,9 +177,10 @@ def overview() -> list[Panel]:
             "Serving",
             (6, 5),
             "The server that the zones are meant to point at. Green: the one that you prefer. "
-            "Orange: another one stands in for it. Red: zonerw actions can't be asked.",
+            "Orange: another one stands in for it. Blue: the exporter can't be asked which of them "
+            "it is. Red: zonerw actions can't be asked.",
             {"{{server}}": _SERVING},
-            {"0": BAD, "1": GOOD, "2": WARNING},
+            {"0": BAD, "1": GOOD, "2": WARNING, "3": NEUTRAL},
         ),
         value(
             "Since",
@@ -220,11 +240,13 @@ def _at_a_glance() -> list[Panel]:
             "one, get no answer, or send visitors to a server that is not meant. They are asked "
             "once a minute: after a switch it takes that long until they are seen to be right.",
             {
-                "other serial": f"sum({_SERVED} != bool on (zone) group_left () {_PUBLISHED})",
-                "no answer": f"sum({_ASKED} == bool 0)",
-                "other server": f"sum({_ELSEWHERE})",
+                "other serial": _known(
+                    f"sum({_SERVED} != bool on (zone) group_left () {_PUBLISHED})"
+                ),
+                "no answer": _known(f"sum({_ASKED} == bool 0)"),
+                "other server": _known(f"sum({_ELSEWHERE})"),
             },
-            words={"0": ("none", GOOD)},
+            words={"-1": ("not known", NEUTRAL), "0": ("none", GOOD)},
             steps=((None, BAD),),
         ),
     ]
@@ -348,9 +370,9 @@ def looks() -> list[Panel]:
         rows(
             "Checks",
             (13, 8),
-            "Each check at each address of each server, now, and why it fails. A server is down "
-            "when a required check fails at its first address; the others are shown and alerted "
-            "on.",
+            "Each check at each address of each server, now, and why it fails: it does when "
+            "everyone who looks says so, and the reason is one of theirs. A server is down when a "
+            "required check fails at its first address; the others are shown and alerted on.",
             [Column(_CHECKS, "state", words=_UP)],
             {
                 "server": "server",

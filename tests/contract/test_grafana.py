@@ -7,12 +7,14 @@ import shutil
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+
+from actions.nameserver import find
 
 ROOT = Path(__file__).parents[2]
 GRAFANA = ROOT / "grafana"
@@ -173,6 +175,124 @@ def test_serials_are_written_out() -> None:
     assert (units["published"], units["served"]) == ("none", "none")
 
 
+# --- what is told, of what Prometheus may have --------------------------------------------------
+
+MEANT = 'zonerw_intended_server{server="%s"}'
+SWITCHES = 'zonerw_switches_total{from="%s",to="%s",cause="%s"}'
+DOWN, BACK = SWITCHES % ("main", "backup", "down"), SWITCHES % ("backup", "main", "handback")
+CHECK = '{server="main",check="web",address="192.0.2.1",instance="%s"%s}'
+
+
+@pytest.mark.parametrize(
+    ("down", "back", "until", "cause"),
+    [
+        pytest.param(24, 28, 90, "handback", id="both within a step"),
+        pytest.param(28, 24, 90, "down", id="both within a step, the other way round"),
+        pytest.param(83, 24, 90, "down", id="one since the last whole step"),
+        pytest.param(24, 4, 50, "down", id="actions has died since"),
+    ],
+)
+def test_the_last_switch_is_the_last_in_a_whole_day_too(
+    down: int, back: int, until: int, cause: str, tmp_path: Path
+) -> None:
+    """At a step of 5 min, which a small panel has. When what was so is counted in scrapes."""
+    (expr,) = exprs(panel_called("Last switch"))
+    for name, value in (("rate_interval", "315s"), ("range", "24h"), ("interval", "300s")):
+        expr = expr.replace(f"$__{name}", value)
+    series = {
+        MEANT % "main": f"{int(back > down)}x{until}",
+        MEANT % "backup": f"{int(down > back)}x{until}",
+        DOWN: f"0x{down - 1} 1x{until - down}",
+        BACK: f"0x{back - 1} 1x{until - back}",
+    }
+    way = {"down": "main to backup", "handback": "backup to main"}[cause]
+    told(tmp_path, series, f"count by (why) ({expr})", 21, {f'{{why="{way}: {cause}"}}': 1})
+
+
+@pytest.mark.parametrize(
+    ("role", "value", "colour"),
+    [("main", 1, "green"), ("backup", 2, "orange"), (None, 3, "blue")],
+)
+def test_only_the_preferred_server_serves_in_green(
+    role: str | None, value: int, colour: str, tmp_path: Path
+) -> None:
+    """And not one that the exporter, being dead, tells nothing of."""
+    panel = panel_called("Serving")
+    series = {MEANT % "it": "1", MEANT % "other": "0"}
+    if role:
+        series[f'zonerw_server_up{{server="it",role="{role}"}}'] = "0"
+    told(tmp_path, series, *exprs(panel), 0, {'{server="it"}': value})
+    assert words_of(panel)[str(value)]["color"] == colour
+
+
+@pytest.mark.parametrize(
+    ("series", "up", "reason"),
+    [
+        # One of two sees it up.
+        (
+            {
+                "zonerw_check_up" + CHECK % ("one", ""): "0",
+                "zonerw_check_failing" + CHECK % ("one", ',reason="timeout"'): "1",
+                "zonerw_check_up" + CHECK % ("two", ""): "1",
+            },
+            1,
+            "{}",
+        ),
+        # Each sees it down, for a reason of its own.
+        (
+            {
+                "zonerw_check_up" + CHECK % ("one", ""): "0",
+                "zonerw_check_failing" + CHECK % ("one", ',reason="timeout"'): "1",
+                "zonerw_check_up" + CHECK % ("two", ""): "0",
+                "zonerw_check_failing" + CHECK % ("two", ',reason="reset"'): "1",
+            },
+            0,
+            '{reason="any"}',
+        ),
+    ],
+)
+def test_a_check_has_one_row_whoever_looks(
+    series: dict[str, str], up: int, reason: str, tmp_path: Path
+) -> None:
+    """It fails when everyone says so, as its alert does; with a reason just then."""
+    (expr,) = exprs(panel_called("Checks"))
+    told(tmp_path, series, f"sum({expr})", 0, {"{}": up})
+    reasons = f'label_replace({expr}, "reason", "any", "reason", ".+")'
+    told(tmp_path, series, f"count by (reason) ({reasons})", 0, {reason: 1})
+
+
+def test_each_number_that_is_not_known_says_so(tmp_path: Path) -> None:
+    """While actions is dead nobody knows what is published, nor who is meant."""
+    panel = panel_called("Zones at nameservers that are not right")
+    series = {
+        'zonerw_zone_query_up{zone="a",nameserver="ns1"}': "1",
+        'zonerw_zone_serial{zone="a",nameserver="ns1"}': "1",
+        'zonerw_zone_points_to{zone="a",nameserver="ns1",server="main"}': "1",
+    }
+    for expr, value in zip(exprs(panel), (-1, 0, -1), strict=True):
+        told(tmp_path, series, expr, 0, {"{}": value})
+    words = words_of(panel)["-1"]
+    assert (words["text"], words["color"]) == ("not known", "blue")
+
+
+def told(
+    folder: Path, series: Mapping[str, str], expr: str, at: int, samples: Mapping[str, float]
+) -> None:
+    """Have Prometheus' own tool find that the query gives these; `at`: min."""
+    expected = [{"labels": labels, "value": value} for labels, value in samples.items()]
+    test = {
+        "interval": "15s",
+        "input_series": [{"series": its, "values": values} for its, values in series.items()],
+        "promql_expr_test": [{"expr": expr, "eval_time": f"{at}m", "exp_samples": expected}],
+    }
+    (folder / "test.yml").write_text(yaml.safe_dump({"rule_files": [], "tests": [test]}))
+    program = find("promtool")
+    assert program, "promtool is not installed"
+    words = [program, "test", "rules", str(folder / "test.yml")]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 # --- provisioning -----------------------------------------------------------------------------
 
 
@@ -211,6 +331,18 @@ def read(path: str) -> Any:
 def wheel() -> dict[str, Any]:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     found: dict[str, Any] = project["tool"]["hatch"]["build"]["targets"]["wheel"]
+    return found
+
+
+def panel_called(title: str) -> dict[str, Any]:
+    (found,) = (panel for _, panel in PANELS if panel["title"] == title)
+    return found
+
+
+def words_of(panel: dict[str, Any]) -> dict[str, dict[str, str]]:
+    """What it says in place of a value, and in which colour."""
+    (mapping,) = panel["fieldConfig"]["defaults"]["mappings"]
+    found: dict[str, dict[str, str]] = mapping["options"]
     return found
 
 

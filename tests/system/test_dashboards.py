@@ -27,6 +27,9 @@ DASHBOARDS = [json.loads(path.read_text()) for path in ROOT.glob("grafana/dashbo
 POINTS = 1000
 SECONDS = 120
 
+# The step at which Grafana shows a whole day in a small panel, and that day.
+A_DAY = (300, 24 * 3600)
+
 # What there is only of trouble, or of a person's word; and what has a reason only then.
 EMPTY_IN_PEACE = ("Alerts", "Pinned")
 ONLY_IN_TROUBLE = ("Alerts", "Checks")
@@ -101,20 +104,21 @@ def interval() -> int:
     return max(scrape, SECONDS // POINTS)
 
 
-def filled(expr: str) -> str:
-    """The query with Grafana's own variables filled in."""
-    scrape = step = interval()
+def filled(expr: str, step: int, seconds: int) -> str:
+    """The query with Grafana's own variables filled in, for that time at that step, in s."""
+    scrape = interval()
     values = {
         "__rate_interval": f"{max(step + scrape, 4 * scrape)}s",
-        "__range": f"{SECONDS}s",
+        "__range": f"{seconds}s",
         "__interval": f"{step}s",
     }
     return re.sub(r"\$(__\w+)", lambda found: values[found[1]], expr)
 
 
-def ask(stack: Stack, query: Query, at: float) -> Series:
+def ask(stack: Stack, query: Query, at: float, step: int = 0, seconds: int = SECONDS) -> Series:
     """What Prometheus answers; of a time, each series with its last value."""
-    expr, url = filled(query.expr), stack.layout.url("prometheus") + "/api/v1/query"
+    expr = filled(query.expr, step or interval(), seconds)
+    url = stack.layout.url("prometheus") + "/api/v1/query"
     if query.instant:
         answer = http("GET", url, params={"query": expr, "time": at})
     else:
@@ -221,7 +225,7 @@ def in_an_outage(stack: Stack) -> None:
         reasons = {(its["server"], its["check"]): its.get("reason") for its, _ in checks}
         return (
             shown(stack, "Serving") == [[({"server": "backup"}, 2)]]
-            and why(stack) == "main to backup: down"
+            and why(stack) == why(stack, *A_DAY) == "main to backup: down"
             and reasons.get(("main", "web")) == "connection refused"
             and ("MainDown", "firing")
             in {(its["alertname"], its["alertstate"]) for its, _ in alerts}
@@ -240,9 +244,10 @@ def standing(stack: Stack) -> dict[str, set[float]]:
     return found
 
 
-def why(stack: Stack) -> str:
-    """What the overview says of the last switch."""
-    ((labels, _),) = shown(stack, "Last switch")[0]
+def why(stack: Stack, *picture: int) -> str:
+    """What the overview says of the last switch; at a step, of a time, in s, if given."""
+    (query,) = (its for its in queries() if its.of == "Last switch")
+    ((labels, _),) = ask(stack, query, time.time(), *picture)
     return labels["why"]
 
 
@@ -261,7 +266,7 @@ def pinned_afterwards(stack: Stack) -> None:
         sources = {its["zone"]: state for its, state in shown(stack, "Sources")[0]}
         return (
             shown(stack, "Serving") == [[({"server": "main"}, 1)]]
-            and why(stack) == "backup to main: handback"
+            and why(stack) == why(stack, *A_DAY) == "backup to main: handback"
             and until > time.time() * 1000
             and sources == {"example.org": 1, "example.net": 0}
         )

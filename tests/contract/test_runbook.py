@@ -22,12 +22,12 @@ RULES = {"default": ROOT / "prometheus", "fast": ROOT / "prometheus" / "fast"}
 INSTALLED = "file:///opt/zonerw/share/zonerw/RUNBOOK.md"
 
 # What is no alert's.
-FURTHER = {"Promote main to primary by hand"}
+FURTHER = {"In containers", "Promote main to primary by hand"}
 
 # In every Debian, or of programs that a server may have.
 ELSEWHERE = {
-    "cp", "cut", "df", "ip", "journalctl", "ls", "sed", "ss", "ssh", "systemctl",
-    "curl", "dig",
+    "awk", "cp", "df", "ip", "journalctl", "ls", "sed", "ss", "ssh", "systemctl",
+    "curl", "dig", "docker",
 }  # fmt: skip
 PARTS = {"amtool", "nsd-checkconf", "nsd-checkzone", "nsd-control", "promtool"}
 

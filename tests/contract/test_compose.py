@@ -69,7 +69,14 @@ def test_your_own_folder_takes_the_place_of_the_demos(tmp_path: Path) -> None:
         place: source.replace(str(tmp_path), str(DEMO)) for place, source in binds(own).items()
     } == binds(demo)
     mine = {Path(source).name for source in binds(own).values() if str(tmp_path) in source}
-    assert mine == {"zonerw.toml", "zones", "nsd.conf", "prometheus", "alertmanager.yml"}
+    assert mine == {
+        "zonerw.toml",
+        "zones",
+        "nsd.conf",
+        "prometheus",
+        "alertmanager.yml",
+        "datasources",
+    }
 
 
 def test_nothing_in_the_file_is_obsolete() -> None:
@@ -249,6 +256,23 @@ def test_prometheus_and_alertmanager_accept_the_demos_files() -> None:
     assert (DEMO / "alertmanager.yml").resolve() == ROOT / "alertmanager" / "fast.yml"
     run("promtool", "check", "config", str(DEMO / "prometheus" / "prometheus.yml"))
     run("amtool", "check-config", str(DEMO / "alertmanager.yml"))
+
+
+def test_grafana_looks_as_finely_as_the_demos_prometheus() -> None:
+    """Else it passes over an outage of a few seconds. The interval is all that differs."""
+    prometheus = yaml.safe_load((DEMO / "prometheus" / "prometheus.yml").read_text())
+    demo, ours = (
+        yaml.safe_load((folder / "datasources" / "zonerw.yml").read_text())
+        for folder in (DEMO, ROOT / "grafana" / "provisioning")
+    )
+    (finest,) = {
+        job["scrape_interval"]
+        for job in prometheus["scrape_configs"]
+        if job["job_name"] in ("zonerw-servers", "zonerw-actions")
+    }
+    assert demo["datasources"][0]["jsonData"].pop("timeInterval") == finest
+    del ours["datasources"][0]["jsonData"]["timeInterval"]
+    assert demo == ours
 
 
 def test_zonerw_accepts_the_demos_file() -> None:

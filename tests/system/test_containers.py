@@ -184,6 +184,9 @@ def test_what_the_readme_says_for_good_comes_up(tmp_path: Path) -> None:
         (own / path.name).symlink_to(path)
     subprocess.run(["/bin/sh", "-e", "-c", copies], cwd=own, check=True)
     with Engine(tmp_path, ZONERW_ETC=str(own / "etc")) as engine:
+        entries = [it for service in engine.services.values() for it in service.get("volumes", ())]
+        sources = [Path(entry["source"]) for entry in entries if not isinstance(entry, str)]
+        assert [source for source in sources if not source.exists()] == []
         engine.up("actions")
         assert "example.org" in engine.run("nsd", "nsd-control", "zonestatus")
         assert "main serves" in engine.run("actions", "zonerw", "status")

@@ -584,6 +584,15 @@ def test_redirects_have_one_deadline() -> None:
     assert 0.5 <= result.seconds < 0.5 + SLACK
 
 
+def test_no_connection_begins_after_the_deadline() -> None:
+    """As that of a redirect would, however quick the network."""
+    with Listening(None) as silent, contextlib.ExitStack() as opened:
+        late = line.Line(LOOPBACK, time.monotonic(), lambda _: None)
+        opened.callback(late.close)
+        with pytest.raises(TimeoutError):
+            opened.enter_context(late.connect(silent.port))
+
+
 def test_a_redirect_that_grows_is_left_before_it_eats_the_time() -> None:
     """To read a URL of a megabyte takes seconds, which no deadline cuts."""
     with Listening(says(redirect("%" * 60_000 + "/"))) as web:

@@ -140,7 +140,7 @@ def test_each_image_is_pinned_or_made_here(name: str) -> None:
 
 @every
 def test_each_volume_has_a_name_and_each_file_is_there(name: str) -> None:
-    """A file of yours is a mount that is not made where it is missing; all files are read-only."""
+    """A file of yours is mounted as what may be missing; all files are read-only."""
     for entry in SERVICES[name].get("volumes", ()):
         if isinstance(entry, str):
             source, _, *how = entry.split(":")

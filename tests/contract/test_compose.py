@@ -140,7 +140,7 @@ def test_each_image_is_pinned_or_made_here(name: str) -> None:
 
 @every
 def test_each_volume_has_a_name_and_each_file_is_there(name: str) -> None:
-    """A file of yours is mounted as what may be missing; all files are read-only."""
+    """What is yours is in the long form, of which not every compose makes a folder."""
     for entry in SERVICES[name].get("volumes", ()):
         if isinstance(entry, str):
             source, _, *how = entry.split(":")

@@ -10,22 +10,38 @@ from observed import SOON, everywhere, raised, serials
 
 from demo.stack import Stack, wait_for
 
-RUNBOOK = (Path(__file__).parents[2] / "RUNBOOK.md").read_text()
+ROOT = Path(__file__).parents[2]
+RUNBOOK = (ROOT / "RUNBOOK.md").read_text()
 
 # What the runbook calls these.
 MAIN, BACKUP, THIRD = "192.0.2.1", "198.51.100.7", "203.0.113.53"
 
+# Of the backup's addresses, and of those beside it.
+IPV6 = """
+six     IN AAAA 2001:db8:7::7
+other   IN AAAA 2001:db8:7::77
+"""
+
 
 def test_main_is_promoted_by_the_runbook_and_the_backup_comes_back() -> None:
-    """The backup is gone while it serves; what main and the third party know is enough."""
-    with Stack(parts=("ns1", "ns2", "ns3", "actions")) as stack:
+    """The backup is gone while it serves, and the third party is two switches ahead of main."""
+    net = (ROOT / "examples" / "zones" / "example.net.base").read_text() + IPV6
+    parts = ("ns1", "ns2", "ns3", "actions")
+    with Stack(parts=parts, sources={"example.net": net}) as stack:
         stack.settle()
         take_commands(stack)
         assert stack.zonerw("pin", "backup").returncode == 0
         everywhere(stack, stack.backup)
         before = serials(stack)
+        stack.parts["ns2"].silence()
+        for server, address in (("main", stack.main), ("backup", stack.backup)):
+            assert stack.zonerw("pin", server).returncode == 0
+            everywhere(stack, address, "ns1", "ns3")
         for name in ("actions", "ns1"):
             stack.parts[name].kill()
+        stack.parts["ns2"].resume()
+        wait_for(lambda: serials(stack, "ns2") == before, SOON, "main to be behind")
+        assert serials(stack, "ns3") == raised(before, 2)
 
         own = stack.layout.folder / "ns2" / "nsd.conf"
         as_secondary = own.read_text()
@@ -40,7 +56,9 @@ def test_main_is_promoted_by_the_runbook_and_the_backup_comes_back() -> None:
         stack.parts["ns3"].restart()
         run(stack, edit)
         everywhere(stack, stack.main, "ns2", "ns3")
-        wait_for(lambda: serials(stack, "ns2", "ns3") == raised(before, 1), SOON, "higher serials")
+        wait_for(lambda: serials(stack, "ns2", "ns3") == raised(before, 3), SOON, "higher serials")
+        assert "six\t86400\tIN\tAAAA\t2001:db8::1\n" in on_disk(stack)
+        assert "other\t86400\tIN\tAAAA\t2001:db8:7::77\n" in on_disk(stack)
 
         own.write_text(as_secondary)
         run(stack, "nsd-control reconfig")
@@ -50,7 +68,7 @@ def test_main_is_promoted_by_the_runbook_and_the_backup_comes_back() -> None:
         assert stack.zonerw("rewrite", "--forced").returncode == 0
         everywhere(stack, stack.backup)
         stack.settle()
-        for zone, by_hand in raised(before, 1).items():
+        for zone, by_hand in raised(before, 3).items():
             (serial,) = serials(stack)[zone]
             assert serial
             assert serial > max(by_hand)
@@ -62,6 +80,11 @@ def blocks() -> tuple[str, str, str, str]:
     found = re.findall(r"(?m)(?:^    .*\n)+", section)
     write, pattern, reconfig, edit = (re.sub(r"(?m)^    ", "", block) for block in found)
     return write, pattern, reconfig, edit
+
+
+def on_disk(stack: Stack) -> str:
+    """The zone with IPv6 addresses, as main has it."""
+    return (stack.layout.folder / "ns2" / "example.net").read_text()
 
 
 def here(stack: Stack, text: str) -> str:

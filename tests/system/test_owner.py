@@ -17,7 +17,7 @@ from demo.stack import Stack, http, wait_for
 
 # In the fast profile too they take a minute and more: here they are to follow MainDown soon. The
 # last is the one that is seen to be muted.
-FOLLOWING = {"NameserverUnreachable": "6s", "CheckFailing": "8s"}
+FOLLOWING = {"NameserverUnreachable": "5s", "CheckFailing": "12s"}
 
 
 class Mailbox(socketserver.ThreadingTCPServer):

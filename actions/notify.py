@@ -338,7 +338,10 @@ class Follower:
         quiet |= self._look_where_they_point(due, stand)
         with self._news:
             for zone in stand.keys() & set(first) & self._zones.keys():
-                self._zones[zone].quiet = zone in quiet
+                its = self._zones[zone]
+                # One that is behind is not asked for its address: a silence about that goes on.
+                unheard = its.quiet and isinstance(stand[zone], Behind) and its.wanted.pointer
+                its.quiet = zone in quiet or bool(unheard)
             self._heard(due, stand)
             self._news.notify_all()
         return {zone: due[zone] for zone in stand}

@@ -47,6 +47,8 @@ def once(config: Config) -> int:
         sys.stdout.write(generate_latest(seen).decode())
         sys.stdout.flush()
     except OSError as error:
+        # Or Python would try again to write what is left, and end with a status of its own.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         log.error("can't print", extra={"reason": error.strerror})  # noqa: TRY400
         return 1
     except KeyboardInterrupt:

@@ -140,7 +140,8 @@ def collect(
     for name, its in looked.items():
         _tell(last_seen, began, name, servers[name], its)
     for name, result in answered.items():
-        _tell_reference(last_seen, began, name, result)
+        words = "reference down", "reference up again"
+        _tell_one(last_seen, began, words, {"reference": name}, result)
     if servers:
         now = datetime.now(UTC)
         last_seen.servers = f"At {now:%H:%M:%S} UTC: {_in_words(servers, looked)}."
@@ -203,14 +204,7 @@ def _tell(last_seen: LastSeen, began: float, name: str, server: Server, looked: 
     """Log each check's change of state, and the server's, its first look included."""
     for (check, address), result in looked.items():
         place = {"server": name, "check": check, "address": str(address)}
-        reason = result.reason if isinstance(result, probes.Down) else None
-        if not last_seen.is_news(f"check {name} {check} {address}", reason, began):
-            continue
-        if isinstance(result, probes.Down):
-            why = {"reason": result.reason, "detail": result.detail}
-            log.warning("check fails", extra=place | why)
-        else:
-            log.info("check succeeds again", extra=place)
+        _tell_one(last_seen, began, ("check fails", "check succeeds again"), place, result)
     failed = probes.first_failing(server, looked)
     if not last_seen.is_news(f"server {name}", failed is None, began):
         return
@@ -231,17 +225,23 @@ def _tell(last_seen: LastSeen, began: float, name: str, server: Server, looked: 
     )
 
 
-def _tell_reference(
-    last_seen: LastSeen, began: float, name: str, result: probes.Up | probes.Down
+def _tell_one(
+    last_seen: LastSeen,
+    began: float,
+    words: tuple[str, str],
+    place: Mapping[str, str],
+    result: probes.Up | probes.Down,
 ) -> None:
+    """Log each new reason for which something fails, and its end; one that is well is no news."""
+    fails, is_over = words
     reason = result.reason if isinstance(result, probes.Down) else None
-    if not last_seen.is_news(f"reference {name}", reason, began):
+    if not last_seen.is_news(f"{fails} {' '.join(place.values())}", reason, began):
         return
     if isinstance(result, probes.Down):
         why = {"reason": result.reason, "detail": result.detail}
-        log.warning("reference down", extra={"reference": name} | why)
+        log.warning(fails, extra={**place, **why})
     else:
-        log.info("reference up again", extra={"reference": name})
+        log.info(is_over, extra=place)
 
 
 def _in_words(servers: Mapping[str, Server], looked: Mapping[str, Looked]) -> str:

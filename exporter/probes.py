@@ -11,7 +11,7 @@ import http
 import http.client
 import ssl
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from urllib.parse import urljoin
@@ -105,9 +105,7 @@ def judge(server: Server, looked: Mapping[tuple[str, Address], Up | Down]) -> Up
     """The server as a whole: by its first looked-at address, where what is required must be Up."""
     failed = first_failing(server, looked)
     if failed is None:
-        judged = server.judged
-        (address,) = judged.looked_at
-        return Up(max(looked[name, address].seconds for name in judged.checks_at(address)))
+        return Up(max(result.seconds for _, result in _what_counts(server, looked)))
     name, down = failed
     return Down(f"{name}: {down.reason}", down.detail, down.seconds)
 
@@ -116,13 +114,19 @@ def first_failing(
     server: Server, looked: Mapping[tuple[str, Address], Up | Down]
 ) -> tuple[str, Down] | None:
     """The check that makes the server down, and how it failed; None while the server is up."""
-    judged = server.judged
-    (address,) = judged.looked_at
-    for name in judged.checks_at(address):
-        result = looked[name, address]
+    for name, result in _what_counts(server, looked):
         if isinstance(result, Down):
             return name, result
     return None
+
+
+def _what_counts(
+    server: Server, looked: Mapping[tuple[str, Address], Up | Down]
+) -> Iterator[tuple[str, Up | Down]]:
+    judged = server.judged
+    (address,) = judged.looked_at
+    for name in judged.checks_at(address):
+        yield name, looked[name, address]
 
 
 def probe(
@@ -160,9 +164,9 @@ def ask_reference(
     That is a connection (TCP), a status of any kind (HTTP), a reply of any kind (DNS). `trust` is
     as for `probe`.
     """
-    believed = trust or line.trust()
     if reference.scheme == "dns":
         return _ask_for_the_root(reference, timeout)
+    believed = trust or line.trust()
 
     def attempt(its: Line) -> _Failure | None:
         if reference.url:

@@ -99,16 +99,17 @@ class Container:
         inside += contained(
             self.root,
             self.mounts,
-            # Whoever becomes another user loses what unshare has said of its end: so once more.
-            (*self._as_user(), "setpriv", "--pdeathsig", "KILL", *words),
+            (*self._as_user(), *words),
             tmpfs=self.service.get("tmpfs", ()),
             read_only=self.service.get("read_only", False),
         )
         return (
             *command("setpriv", "--pdeathsig", "KILL"),
             *command("nsenter", f"--net=/proc/{self.network}/ns/net"),
-            *command("unshare", "--mount", "--pid", "--fork", "--kill-child"),
-            *command("sh", "-e", "-c", inside),
+            # Whoever becomes another user is told of no parent's end any more. So two spaces: the
+            # outer one's first process stays root, and all within end with it.
+            *command("unshare", "--pid", "--fork", "--kill-child"),
+            *command("unshare", "--mount", "--pid", "--fork", "sh", "-e", "-c", inside),
         )
 
     def run(self, *words: str) -> subprocess.CompletedProcess[str]:

@@ -30,6 +30,8 @@ _IN_FLIGHT = 100
 _SOON = 0.1
 # So often it is looked whether it is enough, in seconds.
 _LOOK_SECONDS = 0.05
+# Who comes back so much later was held up: the machine was suspended, or its disk stalled.
+_HELD_UP_SECONDS = 0.25
 # Connections at once, for answers that came truncated (as from a nameserver's rate limit).
 _CONNECTIONS = 10
 
@@ -104,7 +106,7 @@ class Talk(Generic[_T]):
         """Ask; the reason why what is not answered then never will be."""
         self._loop = asyncio.get_running_loop()
         self._over: asyncio.Future[str] = self._loop.create_future()
-        self._heard = self._moved = self._loop.time()
+        self._heard = self._moved = self._ticked = self._loop.time()
         try:
             self._socket = _connected(self._nameserver)
         except OSError as error:
@@ -144,6 +146,9 @@ class Talk(Generic[_T]):
     def _tick(self) -> None:
         """Do what is due, and come back for what is due next."""
         now = self._loop.time()
+        if now > self._ticked + _LOOK_SECONDS + _HELD_UP_SECONDS:
+            self._pass_over(now)
+        self._ticked = now
         if now >= self._heard + self._patience or self._enough():
             self._end("timeout")
             return
@@ -154,6 +159,12 @@ class Talk(Generic[_T]):
             self._send(self._again.popleft())
         self._fill()
         self._timer = self._loop.call_at(self._due(), self._guard, self._tick)
+
+    def _pass_over(self, now: float) -> None:
+        """Count no silence while we were held up: nobody could be heard then."""
+        seconds = now - self._ticked - _LOOK_SECONDS
+        self._heard = min(now, self._heard + seconds)
+        self._moved = min(now, self._moved + seconds)
 
     def _due(self) -> float:
         # Whatever comes in until then puts this off: nothing is due earlier for it.

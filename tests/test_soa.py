@@ -274,6 +274,26 @@ def test_a_slow_nameserver_may_take_longer_than_its_patience() -> None:
     assert seconds > 0.9
 
 
+def test_a_pause_of_our_own_is_no_silence() -> None:
+    """A machine was suspended, or its disk stalled: whoever answers soon after it has answered."""
+    over = threading.Event()
+
+    def afterwards(_: Responder, question: dns.message.Message) -> list[bytes]:
+        over.wait()
+        threading.Event().wait(0.1)
+        return [reply_to(question).to_wire()]
+
+    def pause() -> bool:
+        if not over.is_set():
+            threading.Event().wait(0.9)
+            over.set()
+        return False
+
+    with Responder(afterwards) as responder:
+        answer = ask(responder.nameserver, [ZONE], 0.6, enough=pause)[ZONE]
+    assert isinstance(answer, Serial)
+
+
 def test_nothing_is_sent_again_while_answers_come() -> None:
     """A slow nameserver would answer the same questions over and over, and no others."""
 

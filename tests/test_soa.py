@@ -8,7 +8,7 @@ import threading
 import time
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from ipaddress import ip_address
@@ -26,6 +26,7 @@ import dns.rrset
 import dns.tsig
 import pytest
 from conftest import StartNsd
+from listening import serving
 from responder import Responder
 
 from exporter import soa
@@ -809,24 +810,6 @@ def test_soas_do_not_wait_for_addresses() -> None:
 # --- truncated ------------------------------------------------------------------------------
 
 
-@contextlib.contextmanager
-def serving(port: int, serve: Callable[[socket.socket], None]) -> Iterator[None]:
-    """Have the port served over TCP, for as long as it is open."""
-
-    def until_closed() -> None:
-        with contextlib.suppress(OSError):
-            serve(listening)
-
-    with socket.create_server(("127.0.0.1", port), backlog=100) as listening:
-        thread = threading.Thread(target=until_closed)
-        thread.start()
-        try:
-            yield
-        finally:
-            listening.shutdown(socket.SHUT_RDWR)
-            thread.join()
-
-
 def answer_over(connection: socket.socket, answer: Callable[[bytes], bytes]) -> None:
     with connection:
         size = int.from_bytes(connection.recv(2))
@@ -842,7 +825,7 @@ def over_tcp(
         while True:
             answer_over(listening.accept()[0], answer)
 
-    return serving(port, serve)
+    return serving("127.0.0.1", port, serve)
 
 
 def whole(wire: bytes) -> bytes:
@@ -896,7 +879,7 @@ def test_few_connections_are_open_at_once() -> None:
                 answer_over(connection, whole)
 
     zones = [f"zone{n}.example" for n in range(50)]
-    with Responder(truncated) as responder, serving(responder.nameserver.port, serve):
+    with Responder(truncated) as responder, serving("127.0.0.1", responder.nameserver.port, serve):
         answers = ask(responder.nameserver, zones, 5)
     assert {type(answer) for answer in answers.values()} == {Serial}
     assert max(at_once) == 10
@@ -922,7 +905,7 @@ def test_connections_that_hang_hold_up_the_others_for_a_while() -> None:
         return [reply_to(question).to_wire()] if times == 3 else []
 
     zones = [f"zone{n}.example" for n in range(20)]
-    with Responder(answer) as responder, serving(responder.nameserver.port, serve):
+    with Responder(answer) as responder, serving("127.0.0.1", responder.nameserver.port, serve):
         answers = ask(responder.nameserver, [*zones, ZONE], 1.2)
     assert isinstance(answers[ZONE], Serial)
     assert Counter(map(type, answers.values())) == {Serial: 11, NoSerial: 10}

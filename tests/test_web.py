@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 import pytest
 from certificates import make_certificate
 from conftest import StartNsd, StartWeb, free_port, write_config
+from listening import showing
 
 from demo.stack import wait_for
 from exporter import config as configuration
@@ -128,29 +129,13 @@ def page(
     certificate, key = make_certificate(tmp_path, "20990101000000Z")
     trust = ssl.create_default_context(cafile=certificate)
     monkeypatch.setattr("exporter.line.trust", lambda: trust)
-    with tls_listener(certificate, key) as port, serving(with_more(config, port)) as exporter:
+    port = free_port("127.0.0.1")
+    listener = showing("127.0.0.1", port, certificate, key)
+    with listener, serving(with_more(config, port)) as exporter:
         answer = exporter.ask("/metrics")
     assert answer.status == 200
     assert answer.headers["Content-Type"].startswith("text/plain; version=0.0.4")
     return answer.body
-
-
-@contextmanager
-def tls_listener(certificate: Path, key: Path) -> Iterator[int]:
-    """A port on which TLS is spoken with whoever comes first, and nothing said."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate, key)
-
-    def greet() -> None:
-        connection, _ = listener.accept()
-        with context.wrap_socket(connection, server_side=True) as tls:
-            tls.recv(1)
-
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        thread = threading.Thread(target=greet)
-        thread.start()
-        yield listener.getsockname()[1]
-        thread.join()
 
 
 def with_more(config: Config, imaps: int) -> Config:

@@ -3,11 +3,8 @@
 import contextlib
 import json
 import re
-import socket
-import ssl
-import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +13,7 @@ import pytest
 import yaml
 from certificates import make_certificate
 from conftest import free_port
+from listening import showing
 from observed import SOON, down_alerts, everywhere
 
 from demo.stack import Stack, http, wait_for
@@ -152,31 +150,6 @@ def shown(stack: Stack, title: str) -> list[Series]:
     return [ask(stack, query, now) for query in queries() if query.of == title]
 
 
-@contextlib.contextmanager
-def tls_listener(address: str, port: int, certificate: Path, key: Path) -> Iterator[None]:
-    """Whoever comes is shown the certificate, and sent away."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate, key)
-    with socket.create_server((address, port)) as listening:
-
-        def serve() -> None:
-            while True:
-                try:
-                    connection, _ = listening.accept()
-                except OSError:
-                    return  # it was shut down
-                with contextlib.suppress(OSError), connection:
-                    context.wrap_socket(connection, server_side=True).close()
-
-        thread = threading.Thread(target=serve)
-        thread.start()
-        try:
-            yield
-        finally:
-            listening.shutdown(socket.SHUT_RDWR)
-            thread.join()
-
-
 def test_every_query_gives_something(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In peace, in an outage, and pinned after it; and what matters most is what is so."""
     certificate, key = make_certificate(tmp_path, ENDS)
@@ -187,7 +160,7 @@ def test_every_query_gives_something(tmp_path: Path, monkeypatch: pytest.MonkeyP
     def with_tls(text: str) -> str:
         return text.replace("[servers.backup]\n", f"{check}[servers.backup]\n", 1)
 
-    with Stack(edit=with_tls) as stack, tls_listener(stack.main, port, certificate, key):
+    with Stack(edit=with_tls) as stack, showing(stack.main, port, certificate, key):
         stack.settle()
         in_peace(stack)
         in_an_outage(stack)

@@ -1,20 +1,18 @@
 """The shipped Alertmanager configuration, as Alertmanager's own tool sees it."""
 
 import re
-import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from durations import seconds, without_durations
+from tools import run
 
 from actions import witness
 from exporter import config
 
 ROOT = Path(__file__).parents[2]
-AMTOOL = shutil.which("amtool") or "amtool"  # not found: the error names it
 PROFILES = {
     "default": ROOT / "alertmanager" / "alertmanager.yml",
     "fast": ROOT / "alertmanager" / "fast.yml",
@@ -40,7 +38,7 @@ profile = pytest.mark.parametrize("profile", PROFILES)
 @profile
 def test_alertmanager_accepts_the_configuration(profile: str) -> None:
     """Receivers, routes and times are what Alertmanager understands."""
-    amtool("check-config", PROFILES[profile])
+    run("amtool", "check-config", PROFILES[profile])
 
 
 @profile
@@ -160,14 +158,8 @@ def test_profiles_differ_in_durations_only() -> None:
     assert fast != default
 
 
-def amtool(*words: str | Path) -> str:
-    ran = subprocess.run([AMTOOL, *words], capture_output=True, text=True, timeout=60, check=False)
-    assert ran.returncode == 0, ran.stdout + ran.stderr
-    return ran.stdout
-
-
 def receivers(settings: Path, *labels: str) -> str:
-    return amtool("config", "routes", "test", f"--config.file={settings}", *labels).strip()
+    return run("amtool", "config", "routes", "test", f"--config.file={settings}", *labels).strip()
 
 
 def read(profile: str) -> dict[str, Any]:

@@ -8,7 +8,6 @@ That it works together is seen in tests/system/test_containers.py.
 
 import re
 import shutil
-import subprocess
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,8 +15,8 @@ from typing import Any
 
 import pytest
 import yaml
+from tools import run
 
-from actions.nameserver import find
 from exporter import config
 
 ROOT = Path(__file__).parents[2]
@@ -339,7 +338,8 @@ def compose(folder: Path, *words: str, **variables: str) -> dict[str, Any]:
     none.touch()
     own = ("docker-compose",) if shutil.which("docker-compose") else ("docker", "compose")
     file = ("--file", str(ROOT / "docker-compose.yml"), "--env-file", str(none))
-    found = yaml.safe_load(run(*own, *file, *words, "config", **variables))
+    variables = {"PATH": "/usr/bin:/bin", **variables}
+    found = yaml.safe_load(run(*own, *file, *words, "config", env=variables))
     assert isinstance(found, dict)
     return found
 
@@ -361,19 +361,3 @@ def binds(composed: Mapping[str, Any]) -> dict[tuple[str, str], str]:
 def stages() -> set[str]:
     """The names of the Dockerfile's targets."""
     return set(re.findall(r"(?m)^FROM \S+ AS (\S+)$", DOCKERFILE))
-
-
-def run(*words: str, **variables: str) -> str:
-    """Run a program that has to succeed; what it prints."""
-    program = find(words[0])
-    assert program, f"{words[0]} is not installed"
-    done = subprocess.run(
-        [program, *words[1:]],
-        env={"PATH": "/usr/bin:/bin", **variables},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout

@@ -13,8 +13,7 @@ from typing import Any
 
 import pytest
 import yaml
-
-from actions.nameserver import find
+from tools import run
 
 ROOT = Path(__file__).parents[2]
 GRAFANA = ROOT / "grafana"
@@ -286,11 +285,7 @@ def told(
         "promql_expr_test": [{"expr": expr, "eval_time": f"{at}m", "exp_samples": expected}],
     }
     (folder / "test.yml").write_text(yaml.safe_dump({"rule_files": [], "tests": [test]}))
-    program = find("promtool")
-    assert program, "promtool is not installed"
-    words = [program, "test", "rules", str(folder / "test.yml")]
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+    run("promtool", "test", "rules", folder / "test.yml")
 
 
 # --- provisioning -----------------------------------------------------------------------------

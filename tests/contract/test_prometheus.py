@@ -2,20 +2,18 @@
 
 import math
 import re
-import shutil
-import subprocess
 from pathlib import Path
 from typing import Any, get_args
 
 import pytest
 import yaml
 from durations import seconds, without_durations
+from tools import run
 
 from actions.metrics import Step
 from exporter import config
 
 ROOT = Path(__file__).parents[2]
-PROMTOOL = shutil.which("promtool") or "promtool"  # not found: the error names it
 PROFILES = {"default": ROOT / "prometheus", "fast": ROOT / "prometheus" / "fast"}
 ALERTMANAGER = {
     "default": ROOT / "alertmanager" / "alertmanager.yml",
@@ -280,11 +278,7 @@ def test_grafana_steps_as_finely_as_servers_are_looked_at() -> None:
 
 
 def promtool(*words: str | Path, cwd: Path = ROOT) -> str:
-    ran = subprocess.run(
-        [PROMTOOL, *words], cwd=cwd, capture_output=True, text=True, timeout=150, check=False
-    )
-    assert ran.returncode == 0, ran.stdout + ran.stderr
-    return ran.stdout
+    return run("promtool", *words, cwd=cwd, timeout=150)
 
 
 def looks(profile: str) -> tuple[float, float, float]:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 from conftest import StartNsd, free_port
+from tools import run
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -40,10 +41,10 @@ def test_a_heartbeat_goes_out_while_servers_are_watched_and_only_then(
     replace(settings["receivers"], theirs["receivers"], "name")
     merged = tmp_path / "alertmanager.yml"
     merged.write_text(yaml.safe_dump(settings))
-    amtool("check-config", str(merged))
+    run("amtool", "check-config", str(merged))
     for alert, receivers in (("ServerWatched", "evidence"), ("MainDown", "actions,owner")):
-        amtool(
-            *("config", "routes", "test", f"--config.file={merged}"),
+        run(
+            *("amtool", "config", "routes", "test", f"--config.file={merged}"),
             *(f"--verify.receivers={receivers}", f"alertname={alert}", "server=main"),
         )
 
@@ -127,9 +128,3 @@ def command(path: Path, *lines: str) -> None:
     """Put a shell script there."""
     path.write_text("\n".join(("#!/bin/sh", *lines, "")))
     path.chmod(0o755)
-
-
-def amtool(*words: str) -> None:
-    program = shutil.which("amtool") or "amtool"  # not found: the error names it
-    ran = subprocess.run([program, *words], capture_output=True, text=True, timeout=60, check=False)
-    assert ran.returncode == 0, ran.stdout + ran.stderr

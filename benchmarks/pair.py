@@ -4,37 +4,18 @@ Owns their configuration. What is in the primary's zone files is the caller's bu
 """
 
 import base64
-import os
 import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from actions import nameserver
+from benchmarks.nsd import READY_SECONDS, nsd, program, server
 from demo.layout import free_ports, own_block
 from demo.parts import Part, start, stop
-from demo.shipped import MissingError
-from demo.stack import nameserver_answers
 
-# To read 10,000 zones takes NSD some seconds.
-_READY_SECONDS = 60.0
-
-_SERVER = """\
-server:
-    ip-address: {address}@{port}
-    server-count: 1
-    username: ""
-    chroot: ""
-    database: ""
-    zonesdir: "{zones}"
-    pidfile: ""
-    logfile: "{own}/log"
-    xfrdfile: ""
-    zonelistfile: "{own}/zone.list"
-    xfrdir: "{own}"
+_MORE = """\
     xfrd-reload-timeout: 0
-    rrl-ratelimit: 0
     tcp-count: 1000    # the secondary asks for thousands of transfers at once
 remote-control:
     control-enable: yes
@@ -96,20 +77,13 @@ class Pair:
         """Both run while the block does."""
         parts = [self._part("primary", self.primary), self._part("secondary", self.secondary)]
         try:
-            start(parts, timeout=_READY_SECONDS)
+            start(parts, timeout=READY_SECONDS)
             yield
         finally:
             stop(parts)
 
     def _part(self, name: str, address: str) -> Part:
-        return Part(
-            name=name,
-            title=f"NSD, {name}",
-            argv=(_program("nsd"), "-d", "-c", str(self.folder / name / "nsd.conf")),
-            log=self.folder / name / "output",
-            environment=os.environ,
-            ready=lambda: nameserver_answers(address, self.port),
-        )
+        return nsd(f"NSD, {name}", address, self.port, self.folder / name)
 
 
 @contextmanager
@@ -128,26 +102,21 @@ def pair(folder: Path, zones: Sequence[str], *, notifies: bool) -> Iterator[Pair
         values = {**vars(made), "secret": secret}
         own = folder / "primary"
         pattern = _PRIMARY + (_NOTIFY if notifies else "")
-        text = (_SERVER + pattern).format(**values, address=primary, zones=made.published, own=own)
+        text = server(primary, made.port, made.published, own)
+        text += (_MORE + pattern).format(**values, own=own)
         (own / "nsd.conf").write_text(text + _zones(zones))
         control = _CONTROL.format(
-            folder=folder, program=_program("nsd-control"), conf=own / "nsd.conf"
+            folder=folder, program=program("nsd-control", "nsd"), conf=own / "nsd.conf"
         )
         made.control.write_text(control)
         made.control.chmod(0o700)
         (folder / "calls").touch()
         own = folder / "secondary"
-        text = (_SERVER + _SECONDARY).format(**values, address=secondary, zones=own, own=own)
+        text = server(secondary, made.port, own, own)
+        text += (_MORE + _SECONDARY).format(**values, own=own)
         (own / "nsd.conf").write_text(text + _zones(zones))
         yield made
 
 
 def _zones(zones: Sequence[str]) -> str:
     return "".join(_ZONE.format(zone=zone) for zone in zones)
-
-
-def _program(name: str) -> str:
-    program = nameserver.find(name)
-    if program is None:
-        raise MissingError(f"not installed: {name}; do: apt-get install nsd")
-    return program

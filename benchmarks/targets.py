@@ -4,46 +4,23 @@ Owns their configuration, on loopback addresses of their own. What is asked of t
 business of whoever measures.
 """
 
-import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-import requests
-
-from actions import nameserver
+from benchmarks.nsd import READY_SECONDS, nsd, program, server
 from demo import shipped
 from demo.layout import free_ports, own_block
 from demo.parts import Part, start, stop
-from demo.shipped import MissingError
-from demo.stack import http, nameserver_answers
-
-# To read 10,000 zones takes three NSD some seconds.
-_READY_SECONDS = 60.0
+from demo.stack import environment, is_ok
 
 _BLACKBOX = "prometheus-blackbox-exporter"
 # Each server's, by the names of checks and files, and what has to be on each.
 PAGES = ("index", "shop")
 _TEXT = "welcome"
 
-_NSD = """\
-server:
-    ip-address: {address}@{port}
-    server-count: 1
-    username: ""
-    chroot: ""
-    database: ""
-    zonesdir: "{zones}"
-    pidfile: ""
-    logfile: "{own}/log"
-    xfrdfile: ""
-    zonelistfile: "{own}/zone.list"
-    xfrdir: "{own}"
-    rrl-ratelimit: 0
-remote-control:
-    control-enable: no
-"""
+_CONTROL = "remote-control:\n    control-enable: no\n"
 _NSD_ZONE = 'zone:\n    name: "{zone}"\n    zonefile: "{zone}"\n'
 
 _ZONERW = """\
@@ -118,7 +95,7 @@ class Targets:
         parts = {name: self._nsd(name) for name in self.nameservers}
         parts |= {name: self._web(name) for name in self.servers}
         try:
-            start(parts.values(), timeout=_READY_SECONDS)
+            start(parts.values(), timeout=READY_SECONDS)
             yield parts
         finally:
             stop(parts.values())
@@ -169,17 +146,10 @@ class Targets:
         address, own = self.nameservers[name], self._folder / name
         own.mkdir()
         zones = self._folder / "published"
-        text = _NSD.format(address=address, port=self.ports.dns, zones=zones, own=own)
+        text = server(address, self.ports.dns, zones, own) + _CONTROL
         text += "".join(_NSD_ZONE.format(zone=zone) for zone in self.zones)
         (own / "nsd.conf").write_text(text)
-        return Part(
-            name=name,
-            title=f"NSD {name}",
-            argv=(_program("nsd", "nsd"), "-d", "-c", str(own / "nsd.conf")),
-            log=own / "output",
-            environment=os.environ,
-            ready=lambda: nameserver_answers(address, self.ports.dns),
-        )
+        return nsd(f"NSD {name}", address, self.ports.dns, own)
 
     def _web(self, name: str) -> Part:
         address, port = self.servers[name], self.ports.web
@@ -189,16 +159,15 @@ class Targets:
             title=f"web server {name}",
             argv=(sys.executable, "-m", "http.server", *where),
             log=self._folder / f"{name}.log",
-            # It looks up its own address's name, which without network would take it 10 s.
-            environment={**os.environ, "RES_OPTIONS": "attempts:0"},
-            ready=lambda: _is_ok(f"http://{address}:{port}/index.html"),
+            environment=environment(),
+            ready=lambda: is_ok(f"http://{address}:{port}/index.html"),
         )
 
     def _blackbox(self, title: str, address: str, modules: str) -> Part:
         config = self._folder / f"{address}.yml"
         config.write_text(f"modules:\n{modules}")
         where = f"--web.listen-address={address}:{self.ports.exporter}"
-        argv = _program(_BLACKBOX, _BLACKBOX), f"--config.file={config}", where
+        argv = program(_BLACKBOX, _BLACKBOX), f"--config.file={config}", where
         return self._exporter(title, address, argv)
 
     def _exporter(self, title: str, address: str, argv: tuple[str, ...]) -> Part:
@@ -207,8 +176,8 @@ class Targets:
             title=title,
             argv=argv,
             log=self._folder / f"{address}.log",
-            environment={**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1])},
-            ready=lambda: _is_ok(f"http://{address}:{self.ports.exporter}/-/healthy"),
+            environment=environment(),
+            ready=lambda: is_ok(f"http://{address}:{self.ports.exporter}/-/healthy"),
         )
 
 
@@ -218,7 +187,7 @@ def targets(folder: Path, number: int) -> Iterator[tuple[Targets, Mapping[str, P
 
     MissingError if something is not installed.
     """
-    _program(_BLACKBOX, _BLACKBOX)
+    program(_BLACKBOX, _BLACKBOX)
     with own_block() as block:
         made = Targets(folder, block, number)
         with made.running() as parts:
@@ -232,18 +201,3 @@ def _at_main(source: str) -> str:
     for marker in ("@IP@", "@IP:main@", "@IP:backup@"):
         text = text.replace(marker, "192.0.2.1")
     return text
-
-
-def _is_ok(url: str) -> bool:
-    try:
-        return http("GET", url).ok
-    except requests.RequestException:
-        return False
-
-
-def _program(name: str, package: str) -> str:
-    program = nameserver.find(name)
-    if program is None:
-        needed = f"not installed: {name}; do: apt-get install --no-install-recommends {package}"
-        raise MissingError(needed)
-    return program

@@ -196,7 +196,7 @@ class Stack:
         program = "from actions.cli import main; main()"
         return subprocess.run(
             [sys.executable, "-c", program, *words],
-            env=_environment() | {"ZONERW_CONFIG": str(self.layout.config)},
+            env=environment() | {"ZONERW_CONFIG": str(self.layout.config)},
             capture_output=True,
             text=True,
             timeout=timeout,
@@ -238,7 +238,7 @@ class Stack:
             title=TITLES[name],
             argv=(*self._argv(name, programs), *self._flags.get(name, ())),
             log=self.layout.folder / f"{name}.log",
-            environment=_environment(),
+            environment=environment(),
             ready=self._readiness(name),
         )
 
@@ -275,11 +275,11 @@ class Stack:
         match name:
             case "web-main" | "web-backup":
                 address = self.main if name == "web-main" else self.backup
-                return lambda: _is_ok(f"http://{address}:{self.layout.ports.web}/index.html")
+                return lambda: is_ok(f"http://{address}:{self.layout.ports.web}/index.html")
             case "prometheus" | "alertmanager" | "actions":
-                return lambda: _is_ok(f"{self.layout.url(name)}/-/ready")
+                return lambda: is_ok(f"{self.layout.url(name)}/-/ready")
             case "exporter":
-                return lambda: _is_ok(f"{self.layout.url(name)}/-/healthy")
+                return lambda: is_ok(f"{self.layout.url(name)}/-/healthy")
             case _:
                 where = self.layout.nameservers[name], self.layout.ports.dns
                 return lambda: nameserver_answers(*where)
@@ -309,11 +309,25 @@ def nameserver_answers(address: str, port: int) -> bool:
     return _reply(address, port, dns.message.make_query(".", dns.rdatatype.SOA)) is not None
 
 
-def _is_ok(url: str) -> bool:
+def is_ok(url: str) -> bool:
+    """Whether there is such a page."""
     try:
         return http("GET", url, timeout=_ANSWER_SECONDS).ok
     except requests.RequestException:
         return False
+
+
+def environment() -> dict[str, str]:
+    """What parts get: ours, and the packages that we were imported from."""
+    packages = str(Path(__file__).resolve().parents[1])
+    inherited = os.environ.get("PYTHONPATH")
+    return {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join((packages, inherited) if inherited else (packages,)),
+        # Python's web server looks up its own address's name before it listens. Without network
+        # that takes it 10 s; the C library's resolver asks nobody now.
+        "RES_OPTIONS": "attempts:0",
+    }
 
 
 def _reply(address: str, port: int, question: dns.message.Message) -> dns.message.Message | None:
@@ -341,19 +355,6 @@ def _programs(parts: Collection[str]) -> dict[str, str]:
         remedy = " ".join(sorted({packages[program] for program in lacking}))
         raise MissingError(f"not installed: {', '.join(lacking)}; do: apt-get install {remedy}")
     return {program: where for program, where in found.items() if where is not None}
-
-
-def _environment() -> dict[str, str]:
-    """What parts get: ours, and the packages that we were imported from."""
-    packages = str(Path(__file__).resolve().parents[1])
-    inherited = os.environ.get("PYTHONPATH")
-    return {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join((packages, inherited) if inherited else (packages,)),
-        # Python's web server looks up its own address's name before it listens. Without network
-        # that takes it 10 s; the C library's resolver asks nobody now.
-        "RES_OPTIONS": "attempts:0",
-    }
 
 
 @contextmanager

@@ -20,7 +20,10 @@ SHELL_NEEDS = ("id", "ls", "paste", "sh")
 
 # Of what is needed, this is not in the sbin folders, where install-parts looks too.
 LACKING = "prometheus prometheus-alertmanager iproute2"
-MORE_LACKING = f"{LACKING} bind9-utils knot-dnssecutils bind9-dnsutils docker-compose busybox"
+MORE_LACKING = (
+    f"{LACKING} bind9-utils knot-dnssecutils bind9-dnsutils docker-compose busybox"
+    " unison openssh-client sudo git"
+)
 
 either = pytest.mark.parametrize(
     ("what_for", "lacking"), [("demo", LACKING), ("test", MORE_LACKING)]

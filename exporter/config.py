@@ -315,6 +315,72 @@ def _no_two_alike(addresses: tuple[Address, ...]) -> tuple[Address, ...]:
     return addresses
 
 
+@dataclass(frozen=True)
+class Roots:
+    """Two folders to be kept in step: one of this machine's, and one by path or ssh:// URL."""
+
+    local: str
+    remote: str
+
+
+_PATH = r"(/[^/\0\n]+)+"
+# ssh://[USER@]HOST[:PORT]//PATH: nothing in it can be taken for an option, or for two words.
+_SSH_ROOT = re.compile(
+    rf"ssh://([A-Za-z_][A-Za-z0-9._-]*@)?([A-Za-z0-9][A-Za-z0-9._-]*|\[[0-9a-f:.]+\])(:\d{{1,5}})?/{_PATH}/?"
+)
+
+
+def _roots(value: object) -> tuple[Roots, ...]:
+    """One pair of roots, or a list of them."""
+    pairs = [value] if isinstance(value, list) and value and isinstance(value[0], str) else value
+    if not isinstance(pairs, list) or not pairs:
+        raise ValueError(_ROOTS)
+    roots = []
+    for pair in pairs:
+        match pair:
+            case [str(local), str(remote)]:
+                roots.append(Roots(_local_root(local), _remote_root(remote, local)))
+            case _:
+                raise ValueError(_ROOTS)
+    if len({its.local for its in roots}) < len(roots):
+        raise ValueError("each local root once")
+    return tuple(roots)
+
+
+_ROOTS = (
+    "a local root and a remote one such as"
+    ' ["/home/alice/Maildir", "ssh://alice@192.0.2.1//home/alice/Maildir"], or a list of such pairs'
+)
+
+
+def _local_root(text: str) -> str:
+    if not re.fullmatch(f"{_PATH}/?", text):
+        raise ValueError('an absolute path such as "/home/alice/Maildir" for the first root')
+    return text.rstrip("/")
+
+
+def _remote_root(text: str, local: str) -> str:
+    path = re.fullmatch(f"{_PATH}/?", text)
+    if not path and not _SSH_ROOT.fullmatch(text):
+        raise ValueError(
+            'a second root such as "ssh://alice@192.0.2.1//home/alice/Maildir",'
+            " with two slashes before the path, or an absolute path"
+        )
+    remote = text.rstrip("/")
+    here, there = f"{local.rstrip('/')}/", f"{remote}/"
+    if here.startswith(there) or there.startswith(here):
+        raise ValueError("two roots of which neither is in the other")
+    return remote
+
+
+def _share(text: str) -> float:
+    """A share in percent."""
+    match = re.fullmatch(r"(\d{1,3}(?:\.\d{1,3})?)%", text, re.ASCII)
+    if not match or not 0 < float(match[1]) <= 100:  # noqa: PLR2004
+        raise ValueError(text)
+    return float(match[1]) / 100
+
+
 def _any_of(keys: Iterable[str]) -> str:
     *most, last = keys
     return f"{', '.join(most)} or {last}" if most else last
@@ -443,30 +509,32 @@ class DnsCheck(_Section):
 # How it is told that a server does its work.
 Check = HttpCheck | TcpCheck | DnsCheck
 
+
+def _by_key(kinds: Mapping[str, type[_Section]]) -> Discriminator:
+    """Tell a table's kind by the one key of `kinds` that it has."""
+
+    def kind_of(table: object) -> str | None:
+        if isinstance(table, _Section):
+            return next(f"[{key}]" for key, kind in kinds.items() if isinstance(table, kind))
+        if not isinstance(table, dict):
+            return f"[{next(iter(kinds))}]"  # which says that it has to be a table
+        keys = [key for key in kinds if key in table]
+        return f"[{keys[0]}]" if len(keys) == 1 else None
+
+    return Discriminator(
+        kind_of,
+        custom_error_type="kind_of_table",
+        custom_error_message=f"exactly one of the keys {_any_of(kinds)}",
+    )
+
+
 # By the key that says which kind a check is.
 _CHECKS: Mapping[str, type[_Section]] = {"url": HttpCheck, "tcp": TcpCheck, "dns": DnsCheck}
-_TAGS = {f"[{key}]": kind for key, kind in _CHECKS.items()}
-
-
-def _kind_of_check(table: object) -> str | None:
-    """The tag of a check's kind; None where that can't be told."""
-    if isinstance(table, Check):
-        return next(tag for tag, kind in _TAGS.items() if isinstance(table, kind))
-    if not isinstance(table, dict):
-        return "[url]"  # which says that it has to be a table
-    kinds = [tag for tag in _TAGS if tag.strip("[]") in table]
-    return kinds[0] if len(kinds) == 1 else None
-
-
 _AnyCheck = Annotated[
     Annotated[HttpCheck, Tag("[url]")]
     | Annotated[TcpCheck, Tag("[tcp]")]
     | Annotated[DnsCheck, Tag("[dns]")],
-    Discriminator(
-        _kind_of_check,
-        custom_error_type="kind_of_check",
-        custom_error_message=f"exactly one of the keys {_any_of(_CHECKS)}",
-    ),
+    _by_key(_CHECKS),
 ]
 
 
@@ -620,6 +688,42 @@ class Actions(_Section):
         return listen
 
 
+class _Job(_Section):
+    """What a job that keeps the servers in step has, of either kind; durations in seconds."""
+
+    every: Duration = 600.0
+    timeout: Duration = 600.0
+
+
+class UnisonJob(_Job):
+    """Folders that Unison keeps in step, both ways.
+
+    A run that would delete more than the share `max_deletions` of the messages is refused.
+    """
+
+    unison: Annotated[tuple[Roots, ...], BeforeValidator(_roots)]
+    max_deletions: Annotated[
+        float, _text(_share, 'a share such as "5%", more than 0% and at most 100%')
+    ] = 0.05
+
+
+class CommandJob(_Job):
+    """A command that keeps something in step, such as git or rsync; its exit status tells."""
+
+    command: Annotated[
+        Command, _array('a command and its arguments such as ["git", "-C", "/srv/www", "pull"]')
+    ]
+
+
+Job = UnisonJob | CommandJob
+
+_JOBS: Mapping[str, type[_Section]] = {"unison": UnisonJob, "command": CommandJob}
+_AnyJob = Annotated[
+    Annotated[UnisonJob, Tag("[unison]")] | Annotated[CommandJob, Tag("[command]")],
+    _by_key(_JOBS),
+]
+
+
 @dataclass(frozen=True)
 class Config:
     """The whole file. `servers` are in order of preference."""
@@ -634,6 +738,7 @@ class Config:
     policy: Policy
     exporter: Exporter
     actions: Actions
+    sync: Mapping[str, Job]
 
     @property
     def preferred(self) -> str:
@@ -661,6 +766,7 @@ class _File(_Section):
     policy: Policy = Policy()
     exporter: Exporter = Exporter()
     actions: Actions = Actions()
+    sync: dict[Name, _AnyJob] = {}
 
 
 # --- reading --------------------------------------------------------------------------------
@@ -720,7 +826,7 @@ def _sentence(fault: ErrorDetails) -> str:
             given, expected = "", f"a table [{place}]"  # what is there could be a secret
         case "dict_type":
             given, expected = "", f"tables [{place}.NAME]"
-        case "kind_of_check":
+        case "kind_of_table":
             given, expected = f"{json.dumps([*fault['input']])}; ", fault["msg"]
         case "none_required":
             given, expected = "", fault["msg"]
@@ -750,10 +856,12 @@ def _place(loc: tuple[int | str, ...]) -> str:
 def _without_tag(
     loc: tuple[int | str, ...],
 ) -> tuple[tuple[int | str, ...], type[_Section] | None]:
-    """The place without the kind of check, which stands behind the check's name; and that kind."""
+    """The place without the kind of a table, which stands behind its name; and that kind."""
     match loc:
-        case ("servers", _, "checks", _, str(tag), *_) if tag in _TAGS:
-            return loc[:4] + loc[5:], _TAGS[tag]
+        case ("servers", _, "checks", _, str(tag), *_) if tag.strip("[]") in _CHECKS:
+            return loc[:4] + loc[5:], _CHECKS[tag.strip("[]")]
+        case ("sync", _, str(tag), *_) if tag.strip("[]") in _JOBS:
+            return loc[:2] + loc[3:], _JOBS[tag.strip("[]")]
     return loc, None
 
 

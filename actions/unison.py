@@ -1,0 +1,510 @@
+"""`zonerw-unison`: two folders kept in step by Unison, as the user to whom the local one belongs.
+
+Owns what Unison is told, what it is answered when it asks, and what its plan may delete. When a
+pair's turn comes, and what its last run came to, is for `sync` to know.
+
+Unison is not run in batch mode: so it shows its own plan, and asks before it does anything. The
+plan's deletions are counted, and it is told to go on, or to stop: what is deleted is what was
+counted. What it asks or plans that is not understood ends it, with nothing changed.
+
+A pair comes as a line of JSON on standard input, what it came to goes as JSON to standard output,
+and when standard input ends, so does Unison. Nothing but the standard library: it starts in no
+time, and who grants it rights by sudo can read it all.
+"""
+
+import contextlib
+import fnmatch
+import json
+import os
+import re
+import selectors
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import IO, Literal
+
+# So few are never too many, unless they are all: who has forty messages deletes three at a time.
+_FEW = 5
+
+# So long is kept what Unison has deleted or overwritten: longer than a holiday.
+_KEPT_SECONDS = 14 * 86_400
+
+# From SIGTERM, on which Unison clears up after itself, to SIGKILL.
+_END_SECONDS = 5.0
+
+# So often it is run anew where files change while they are copied, as those do that are being read.
+_TRIES = 3
+_CHUNK = 65_536
+_SAID = 500  # characters of Unison's own words, at most
+
+# Each server has its own of these: Dovecot makes them anew by what it finds.
+_NOT_SHARED = (
+    "dovecot.index*",
+    "dovecot.list.index*",
+    "dovecot.mailbox.log*",
+    "dovecot-uidlist*",
+    "dovecot-uidvalidity*",
+    "*.lock",
+)
+_IGNORED = re.compile("|".join(map(fnmatch.translate, _NOT_SHARED)))
+_LEFT_OVER = re.compile(r"\.unison\..*\.unison\.tmp")
+
+_OPTIONS = (
+    *("-ui", "text", "-dumbtty", "-auto", "-terse", "-contactquietly", "-color", "false"),
+    *("-times", "-perms", "0", "-fastcheck", "true", "-maxerrors", "5", "-logfile", "/dev/null"),
+    # Ours is the only one: sync holds a lock. After a SIGKILL nobody else would remove Unison's.
+    "-ignorelocks",
+    *("-backup", "Name *", "-backuploc", "central"),
+    # What is being delivered; and a name that would break the plan's lines.
+    *("-ignore", "Regex (.*/)?tmp/[^/]+", "-ignore", "Regex (.|\n)*\n(.|\n)*"),
+    *(word for name in _NOT_SHARED for word in ("-ignore", f"Name {name}")),
+)
+_SSH = (
+    "-o BatchMode=yes -o StrictHostKeyChecking=yes -o ConnectTimeout=10"
+    " -o ServerAliveInterval=15 -o ServerAliveCountMax=3"
+)
+# Its name in the archive is not the machine's: another address must not make another archive.
+_SERVER = "umask 077; env UNISONLOCALHOSTNAME=remote unison"
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two folders to be kept in step, and what is known of them.
+
+    `local` is a path, `remote` one too or ssh://[USER@]HOST[:PORT]//PATH. `name` stands for this
+    machine in Unison's archive. `share` of the messages, and no more, may be deleted, unless
+    `allow` says that it is meant. `messages` are the folders below `local` at the end of the last
+    run that did all, with the number of files in each; None before the first. `timeout` is in
+    seconds.
+    """
+
+    local: str
+    remote: str
+    name: str
+    timeout: float
+    share: float
+    allow: bool = False
+    messages: Mapping[str, int] | None = None
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of a pair. `end` is Unison's exit status; None where it was ended, or never ran.
+
+    `skipped` and `failed` are paths, with the reason. `deleted` is a number of messages; so is
+    `too_many`, which would have been deleted, and were not: then `outcome` is "refused".
+    """
+
+    outcome: Literal["done", "refused", "failed"]
+    reason: str = ""
+    end: int | None = None
+    transferred: int = 0
+    deleted: int = 0
+    too_many: int = 0
+    skipped: Mapping[str, str] = field(default_factory=dict)
+    failed: Mapping[str, str] = field(default_factory=dict)
+    messages: Mapping[str, int] | None = None
+
+
+def synchronise(pair: Pair, told_to_end: IO[bytes]) -> Result:
+    """Keep a pair in step; it is ended when `told_to_end` does, or its time is up."""
+    os.umask(0o077)  # no modes are copied
+    if not Path(pair.local).is_dir():
+        return Result("refused", f"{pair.local} is missing; is it mounted?")
+    deadline = time.monotonic() + pair.timeout
+    result = _run(pair, told_to_end, deadline)
+    if result.outcome == "failed" and _ARCHIVE_LOST in result.reason:
+        # One machine was set up anew, say. Without archives nothing is deleted, and what is missing
+        # on either side comes back.
+        result = _run(pair, told_to_end, deadline, "-ignorearchives")
+        if result.outcome == "done":
+            reason = "one side had no archive: begun anew, nothing was deleted"
+            result = replace(result, reason=reason)
+    for _ in range(_TRIES - 1):
+        if not result.failed:
+            break
+        again = _run(pair, told_to_end, deadline)
+        result = replace(
+            again,
+            transferred=result.transferred + again.transferred,
+            deleted=result.deleted + again.deleted,
+        )
+    return result
+
+
+def _run(pair: Pair, told_to_end: IO[bytes], deadline: float, *more: str) -> Result:
+    before = _tally(pair.local)
+    try:
+        talk = _talk(pair, before, told_to_end, deadline, more)
+    except OSError as error:
+        return Result("failed", f"{error.filename or 'unison'}: {error.strerror}")
+    result = talk.result()
+    if result.outcome != "done":
+        return result
+    return replace(result, messages=_tally(pair.local) if talk.agreed else before)
+
+
+# --- the conversation -----------------------------------------------------------------------
+
+
+def _talk(
+    pair: Pair,
+    before: Mapping[str, int],
+    told_to_end: IO[bytes],
+    deadline: float,
+    more: Iterable[str],
+) -> "_Talk":
+    """Run Unison and answer what it asks until it ends, or has to."""
+    home = Path(os.environ.get("HOME") or Path.home())
+    own = home / ".unison" / "zonerw"  # where no profile of its owner's tells it otherwise
+    own.mkdir(parents=True, exist_ok=True)
+    kept = home / ".unison" / "backup"
+    _forget(kept)
+    environment = {
+        **os.environ,
+        "UNISON": str(own),
+        "UNISONBACKUPDIR": str(kept),
+        "UNISONLOCALHOSTNAME": pair.name,
+        "LC_ALL": "C.UTF-8",
+    }
+    command = ["unison", pair.local, pair.remote, *_OPTIONS, *more]
+    command += ["-sshargs", _SSH, "-servercmd", _SERVER]
+    # Were we killed, it would go on unseen, and beside the next one.
+    command = ["setpriv", "--pdeathsig", "TERM", *command]
+    pipe = subprocess.PIPE
+    # In a session of its own: it asks nobody at a terminal, nor does ssh.
+    with subprocess.Popen(
+        command, stdin=pipe, stdout=pipe, stderr=pipe, env=environment, start_new_session=True
+    ) as unison:
+        talk = _Talk(pair, before, unison)
+        try:
+            talk.listen(told_to_end, deadline)
+        finally:
+            _end(unison)
+    return talk
+
+
+class _Talk:
+    """What Unison has said so far, and what it was answered."""
+
+    def __init__(
+        self, pair: Pair, before: Mapping[str, int], unison: subprocess.Popen[bytes]
+    ) -> None:
+        self.agreed = False  # to a plan
+        self._pair = pair
+        self._before = before
+        self._unison = unison
+        self._deleting = 0  # messages, by the plan
+        self._refused: Result | None = None
+        self._said = b""  # since the last answer
+        self._shown = b""  # of the plan
+        self._complained = b""
+
+    def listen(self, told_to_end: IO[bytes], deadline: float) -> None:
+        """Read and answer until Unison ends, or has to."""
+        out, err = self._unison.stdout, self._unison.stderr
+        with selectors.DefaultSelector() as selector:
+            for stream in (out, err, told_to_end):
+                if stream:
+                    selector.register(stream, selectors.EVENT_READ)
+            open_streams = 2
+            while open_streams:
+                ready = selector.select(max(0.0, deadline - time.monotonic()))
+                if not ready:
+                    seconds = f"{self._pair.timeout:g}"
+                    self._give_up(Result("failed", f"no end within {seconds} s"))
+                    return
+                for key, _ in ready:
+                    chunk = os.read(key.fd, _CHUNK)
+                    if key.fileobj is told_to_end:
+                        self._give_up(Result("failed", "told to end"))
+                        return
+                    if not chunk:
+                        selector.unregister(key.fileobj)
+                        open_streams -= 1
+                    elif key.fileobj is err:
+                        self._complained += chunk
+                    else:
+                        self._said += chunk
+                        self._answer()
+
+    def result(self) -> Result:
+        """What it came to, after its end."""
+        if self._refused:
+            return self._refused
+        end = self._unison.returncode
+        said = self._complained.decode(errors="surrogateescape")
+        summary = _SUMMARY.search(said)
+        if end not in (0, 1, 2) or (end == _SOME_FAILED and not summary):
+            return Result("failed", _words(said) or f"exit status {end}", end)
+        failed = dict.fromkeys(_FAILED.findall(said), "changed meanwhile, or can't be copied")
+        reason = f"{len(failed)} failed, such as {next(iter(failed))}" if failed else ""
+        return Result(
+            "failed" if end == _SOME_FAILED else "done",
+            reason,
+            end,
+            transferred=int(summary[1]) if summary else 0,
+            deleted=self._deleting if summary else 0,
+            skipped={**dict(_CONFLICT.findall(said)), **dict(_SKIPPED.findall(said))},
+            failed=failed,
+        )
+
+    def _answer(self) -> None:
+        """Answer the question that Unison has just asked, if it has."""
+        if self._refused:
+            return  # and told to end
+        line = self._said[self._said.rfind(b"\n") + 1 :]
+        if line.startswith(b"Press return to continue."):
+            self._reply(b"\n")  # "no archive files were found": nothing will be deleted
+            self._shown = b""
+        elif line == b"Proceed with propagating updates? [] ":
+            self._decide()
+        elif _QUESTION.fullmatch(line):
+            self._reply(b"/\n")  # a conflict: both sides keep what they have
+        elif line == b"Do you really want to proceed? [] ":
+            self._give_up(Result("refused", self._emptied()))
+        elif _ANY_QUESTION.search(line) and not _ROW_BEGINS.match(line):
+            asked = line.decode(errors="replace")
+            self._give_up(Result("failed", f"unison asks what is not understood: {asked}"))
+
+    def _emptied(self) -> str:
+        where = self._pair.local if self._before == {"": 0} else self._pair.remote
+        return f"{where} is empty or missing: nothing is deleted on the other side"
+
+    def _decide(self) -> None:
+        """Agree to the plan, or don't."""
+        shown = (self._shown + self._said).decode(errors="surrogateescape")
+        try:
+            plan = parse(shown)
+        except ValueError as error:
+            self._give_up(Result("failed", f"unison plans what is not understood: {error}"))
+            return
+        loss = Loss.of(plan, self._before, self._pair.messages)
+        if not self._pair.allow and loss.is_too_much(self._pair.share):
+            reason = (
+                f"it would delete {loss.vanishing} of {loss.messages} messages of"
+                f" {self._pair.local} or {self._pair.remote};"
+                f" max_deletions allows {loss.allowed(self._pair.share)}"
+            )
+            self._give_up(Result("refused", reason, too_many=loss.vanishing), b"q\n")
+            return
+        self.agreed = True
+        self._deleting += loss.vanishing
+        self._reply(b"y\n")
+        self._shown = b""
+
+    def _reply(self, answer: bytes) -> None:
+        self._shown += self._said
+        self._said = b""
+        if self._unison.stdin:
+            with contextlib.suppress(BrokenPipeError):  # it has ended: its words say why
+                self._unison.stdin.write(answer)
+                self._unison.stdin.flush()
+
+    def _give_up(self, result: Result, answer: bytes = b"") -> None:
+        """Have Unison end, by what comes to this."""
+        self._refused = result
+        if answer:
+            self._reply(answer)
+        else:
+            self._unison.terminate()
+
+
+def _end(unison: subprocess.Popen[bytes]) -> None:
+    """See Unison ended: by itself, told to, or by force."""
+    for end in (None, unison.terminate, unison.kill):
+        if end:
+            end()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            unison.communicate(timeout=_END_SECONDS)
+            return
+
+
+# --- what Unison says -----------------------------------------------------------------------
+
+_SOME_FAILED = 2  # its exit status
+_ARCHIVE_LOST = "archive file is missing on some hosts"
+_SUMMARY = re.compile(
+    r"^Synchronization (?:in)?complete at .*"
+    r"\((\d+) items? transferred, (?:\d+ partially transferred, )?(\d+) skipped, (\d+) failed\)",
+    re.MULTILINE,
+)
+_CONFLICT = re.compile(r"^\[CONFLICT\] Skipping (.*)\n  (.*)$", re.MULTILINE)
+_SKIPPED = re.compile(r"^  skipped: (.*) \(([^()]*)\)$", re.MULTILINE)
+_FAILED = re.compile(r"^  failed: (.*)$", re.MULTILINE)
+_ROW = re.compile(r"(?P<left>[ \w]{8}) (?P<way>---->|<----) (?P<right>[ \w]{8})   (?P<path>.*)  ")
+_CONFLICTING = re.compile(r"[ \w]{8} <-\?-> ")
+_ROW_BEGINS = re.compile(rb"[ \w]{8} [-<>?=]{5} ")
+_QUESTION = re.compile(rb"[ \w]{8} <-\?-> [ \w]{8}   .*  \[\] ")
+_ANY_QUESTION = re.compile(rb"\[[^\]]*\] $")
+_ARROW = re.compile(r"-{4}>|<-{4}|<-\?->|<=\?=>|={4}>|<={4}")
+
+Way = Literal["---->", "<----"]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the plan: what happened to a path, and to which side that goes."""
+
+    path: str
+    way: Way
+    deleted: bool
+    new: bool
+
+
+def parse(shown: str) -> tuple[Row, ...]:
+    """Read the plan that Unison has shown, up to its question; ValueError for an unknown line.
+
+    Conflicts are left out: nothing is done about them.
+    """
+    lines = shown.partition("\nProceed with")[0].split("\n")
+    first = next((n for n, line in enumerate(lines) if _ARROW.search(line)), None)
+    if first is None:
+        raise ValueError(repr(shown[-_SAID:]))
+    return tuple(row for line in lines[first:] if line for row in _row(line))
+
+
+def _row(line: str) -> Iterator[Row]:
+    if _CONFLICTING.match(line):
+        return
+    match = _ROW.fullmatch(line)
+    if match is None:
+        raise ValueError(repr(line))
+    way: Way = "---->" if match["way"] == "---->" else "<----"
+    change = match["left" if way == "---->" else "right"].strip()
+    # "file" and "dir" without "new": a first run, when there is no archive.
+    new = change in ("new file", "new dir", "file", "dir")
+    yield Row(match["path"], way, change == "deleted", new)
+
+
+def _words(said: str) -> str:
+    """The words with which Unison, or ssh, gave up; on one line."""
+    lines = [line.strip() for line in said.splitlines()]
+    wanted = [
+        line for line in lines if line and not line.startswith(("[BGN]", "[END]", "Shortcut"))
+    ]
+    words = " ".join(wanted).removeprefix("Fatal error: ").removeprefix("Warning: ")
+    return words.encode(errors="replace").decode()[:_SAID]
+
+
+# --- what a plan deletes --------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Loss:
+    """So many messages would vanish, of so many; and whether those are all that a side has."""
+
+    vanishing: int
+    messages: int
+    everything: bool
+
+    @classmethod
+    def of(
+        cls, plan: Iterable[Row], before: Mapping[str, int], known: Mapping[str, int] | None
+    ) -> "Loss":
+        """Count what a plan deletes, with the files below the local folder now and as last known.
+
+        A message whose flags change is deleted by one name and new by another: it is none that
+        vanishes.
+        """
+        plan = tuple(plan)
+        if known is None and any(map(_may_be_a_folder, plan)):
+            return cls(len(plan), sum(before.values()), everything=True)
+        gone: dict[Way, int] = {"---->": 0, "<----": 0}
+        for way in gone:
+            folders = before if way == "<----" else known or {}
+            alive = {_message(row.path) for row in plan if row.way == way and row.new}
+            for row in plan:
+                if row.way != way or not row.deleted or _message(row.path) in alive:
+                    continue
+                gone[way] += _below(row.path, folders)
+        raw = sum(
+            _below(row.path, known or {}) for row in plan if row.way == "---->" and row.deleted
+        )
+        arrived = sum(_below(row.path, before) for row in plan if row.way == "---->" and row.new)
+        both = sum(before.values()) + raw - arrived  # what both sides had after the last run
+        everything = both > 1 and max(gone.values()) >= both
+        return cls(sum(gone.values()), both, everything)
+
+    def allowed(self, share: float) -> int:
+        """So many may vanish."""
+        return 0 if self.everything else max(_FEW, int(share * self.messages))
+
+    def is_too_much(self, share: float) -> bool:
+        """Whether a person has to say that this is meant."""
+        return self.vanishing > self.allowed(share)
+
+
+def _may_be_a_folder(row: Row) -> bool:
+    """Whether something was deleted here that may have held messages: nobody knows how many."""
+    parent = row.path.rpartition("/")[0].rpartition("/")[2]
+    return row.deleted and row.way == "---->" and parent not in ("cur", "new")
+
+
+def _message(path: str) -> str:
+    """What stays when a message is moved or flagged; of any other file, its path."""
+    folder, _, name = path.rpartition("/")
+    if folder.rpartition("/")[2] in ("cur", "new"):
+        return name.partition(":2,")[0]
+    return path
+
+
+def _below(path: str, folders: Mapping[str, int]) -> int:
+    """How many files a path stands for: those below, if it is a folder, else one."""
+    if path not in folders:
+        return 1
+    return sum(
+        number
+        for folder, number in folders.items()
+        if not path or folder == path or folder.startswith(f"{path}/")
+    )
+
+
+# --- the folders ----------------------------------------------------------------------------
+
+
+def _tally(root: str) -> dict[str, int]:
+    """Each folder below `root`, itself as "", with the number of files in it that are kept in step.
+
+    What a Unison that was killed has left behind is removed.
+    """
+    numbers = dict[str, int]()
+    for folder, _, names in os.walk(root):
+        place = os.path.relpath(folder, root)
+        in_tmp = Path(folder).name == "tmp"
+        numbers["" if place == "." else place] = sum(
+            1 for name in names if _counts(folder, name) and not in_tmp
+        )
+    return numbers
+
+
+def _counts(folder: str, name: str) -> bool:
+    if name.startswith(".unison.") and _LEFT_OVER.fullmatch(name):
+        with contextlib.suppress(OSError):
+            Path(folder, name).unlink()
+        return False
+    return not _IGNORED.match(name)
+
+
+def _forget(kept: Path) -> None:
+    """Remove what was put aside long ago: a file's ctime is when that was."""
+    now = time.time()
+    for folder, _, names in os.walk(kept):
+        for name in names:
+            path = Path(folder, name)
+            with contextlib.suppress(OSError):
+                if path.lstat().st_ctime + _KEPT_SECONDS < now:
+                    path.unlink()
+
+
+def main() -> None:
+    """Do what the line on standard input says."""
+    pair = Pair(**json.loads(sys.stdin.buffer.readline()))
+    json.dump(asdict(synchronise(pair, sys.stdin.buffer)), sys.stdout)
+
+
+if __name__ == "__main__":
+    main()

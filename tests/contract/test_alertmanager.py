@@ -136,6 +136,8 @@ MUTED = {
     ("MainDown", "CheckFailing"): {"server"},
     ("BackupDown", "CheckFailing"): {"server"},
     ("ZonePointsElsewhere", "NameserverBehind"): {"zone", "nameserver"},
+    ("SyncRefused", "SyncStale"): {"job"},
+    ("SyncStale", "SyncSkipped"): {"job"},
 }
 
 

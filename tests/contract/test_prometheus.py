@@ -132,6 +132,20 @@ def test_what_excuses_a_nameserver_is_told_before_it_would_be(profile: str) -> N
 
 
 @profile
+def test_what_excuses_a_sync_job_is_told_before_it_is_said_to_be_stale(profile: str) -> None:
+    """However short its interval is: whom it can't reach is down before it would be told of."""
+    (rule,) = [
+        r for r in rules(profile) if r.get("record") == "zonerw:sync_excused:timestamp_seconds"
+    ]
+    excuses = re.findall(r'alertname=~"(.*?)"', rule["expr"])[0].split("|")
+    assert set(excuses) == {"MainDown", "BackupDown", "Blind"}
+    interval, timeout, evaluation = looks(profile)
+    for alert in excuses:
+        seen = interval + min(timeout, LONGEST_PROBE) + 2 * evaluation
+        assert alert_for(profile, alert) + seen <= alert_for(profile, "SyncStale")
+
+
+@profile
 def test_zones_are_reckoned_with_as_often_as_they_are_asked_for(profile: str) -> None:
     """Twice as often would only be twice the work; servers come at the evaluation interval."""
     intervals = {group["name"]: group.get("interval") for group in groups(profile)}
@@ -143,7 +157,7 @@ def test_zones_are_reckoned_with_as_often_as_they_are_asked_for(profile: str) ->
 @profile
 def test_what_waits_for_hours_is_restored_when_prometheus_is_restarted(profile: str) -> None:
     """Prometheus takes up a `for` of ten minutes or more where it was; less begins anew."""
-    for alert in ("SourcePending", "ReferenceDown"):
+    for alert in ("SourcePending", "ReferenceDown", "SyncSkipped"):
         assert alert_for(profile, alert) >= 600
 
 
@@ -187,7 +201,10 @@ def test_each_alert_tells_in_words_whom_it_is_about(profile: str) -> None:
 
 @profile
 def test_alerts_keep_no_label_of_a_scrape(profile: str) -> None:
-    """However many look, from wherever: one alert for each server, or name server and zone."""
+    """However many look, from wherever: one alert for each server, or name server and zone.
+
+    A sync job's `job` is its own.
+    """
     assert {rule["alert"]: labels(rule) for rule in alerts(profile)} == {
         "MainDown": {"server"},
         "BackupDown": {"server"},
@@ -209,6 +226,9 @@ def test_alerts_keep_no_label_of_a_scrape(profile: str) -> None:
         "ExporterUnreachable": {"instance"},
         "ReferenceDown": {"reference"},
         "NothingPublished": set(),
+        "SyncSkipped": {"job"},
+        "SyncRefused": {"job"},
+        "SyncStale": {"job"},
         "ZoneExpiring": {"zone", "nameserver"},
         "NameserverUnreachable": {"nameserver", "role", "server"},
         "ZoneNotServed": {"zone", "nameserver"},
@@ -267,6 +287,14 @@ def test_scrapes_go_where_the_programs_listen(profile: str) -> None:
     assert example is not None
     (alertmanager,) = settings["alerting"]["alertmanagers"]
     assert alertmanager["static_configs"] == [{"targets": [example.url.removeprefix("http://")]}]
+
+
+@profile
+def test_a_sync_job_keeps_its_name_as_label(profile: str) -> None:
+    """Actions says `job` of its sync jobs, and nobody else has a word in where he is scraped."""
+    settings = yaml.safe_load((PROFILES[profile] / "prometheus.yml").read_text())
+    honoured = {j["job_name"] for j in settings["scrape_configs"] if j.get("honor_labels")}
+    assert honoured == {"zonerw-actions"}
 
 
 def test_grafana_steps_as_finely_as_servers_are_looked_at() -> None:

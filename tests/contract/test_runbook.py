@@ -27,7 +27,7 @@ FURTHER = {"In containers", "Promote main to primary by hand"}
 # In every Debian, or of programs that a server may have.
 ELSEWHERE = {
     "awk", "cp", "df", "ip", "journalctl", "ls", "sed", "ss", "ssh", "systemctl", "tr",
-    "curl", "dig", "docker",
+    "curl", "dig", "docker", "git",
 }  # fmt: skip
 PARTS = {"amtool", "nsd-checkconf", "nsd-checkzone", "nsd-control", "promtool"}
 

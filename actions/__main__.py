@@ -14,7 +14,7 @@ from typing import NoReturn
 
 import uvicorn
 
-from actions import auth, notify, view, witness
+from actions import auth, notify, sync, view, witness
 from actions.accept import Watch
 from actions.app import Parts, create_app
 from actions.converge import Around, Converger, Word
@@ -77,6 +77,22 @@ def keeping(
     return converge
 
 
+def telling(
+    converge: Callable[[Trigger, Word | None], Outcome], switched: Callable[[], None]
+) -> Callable[[Trigger, Word | None], Outcome]:
+    """What converges, and tells of a switch, also of one by another process."""
+    served: list[str] = []
+
+    def run(trigger: Trigger, word: Word | None) -> Outcome:
+        outcome = converge(trigger, word)
+        if served and served[-1] != outcome.meant.server:
+            switched()
+        served[:] = [outcome.meant.server]
+        return outcome
+
+    return run
+
+
 def witnesses(config: Config, looks: Callable[[Attention], Seen], heard: Heard) -> Witnesses:
     """Whom to ask who is down."""
     return Witnesses(lambda: witness.alerts(config, heard), looks)
@@ -119,7 +135,9 @@ def run(config: Config) -> int:
     metrics.show_sources(watch.look)
     alertmanager, policy = config.alertmanager, config.policy
     every = alertmanager.poll if alertmanager else policy.every
-    worker = Worker(keeping(converger, followers), every)
+    jobs = sync.Schedule(config)
+    metrics.show_syncs(lambda: sync.show(config))
+    worker = Worker(telling(keeping(converger, followers), jobs.wake), every)
     listening = _listen(config)
     if listening is None:
         return 1
@@ -127,6 +145,7 @@ def run(config: Config) -> int:
         follower.start()
     worker.start()
     looker.start()
+    jobs.start()
     parts = Parts(
         config,
         metrics,
@@ -155,6 +174,7 @@ def run(config: Config) -> int:
     finally:
         looker.stop()
         worker.stop()
+        jobs.stop()
         notify.stop(followers)
     return 0
 

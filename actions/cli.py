@@ -15,7 +15,7 @@ import typer
 from pydantic import ValidationError
 
 from actions import __main__ as daemon
-from actions import accept, auth, looks, notify, text, view
+from actions import accept, auth, looks, notify, sync, text, view
 from actions.converge import Forced, Unpin, Word
 from actions.decide import Look
 from actions.looks import Attention, Seen
@@ -29,7 +29,7 @@ from demo import story
 from exporter import __main__ as exporter_main
 from exporter import config as configuration
 from exporter import log as logs
-from exporter.config import Config
+from exporter.config import Config, UnisonJob
 
 # A secondary that can be reached has the zones well before; one that can't is reported.
 _FOLLOW_SECONDS = 10.0
@@ -144,6 +144,20 @@ def status(
             configuration.read_or_exit(config)
         )
     )
+
+
+@cli.command(name="sync")
+def keep_in_step(
+    job: Annotated[str, typer.Argument(metavar="NAME", show_default=False)],
+    *,
+    allow: Annotated[
+        bool,
+        typer.Option("--allow-deletions", help="Whatever share of the messages that is, once."),
+    ] = False,
+    config: ConfigOption = None,
+) -> None:
+    """Run a job that keeps the servers in step, [sync.NAME]."""
+    _exit(lambda: _sync(configuration.read_or_exit(config), job, allow=allow))
 
 
 @cli.command()
@@ -274,6 +288,41 @@ def _serving(config: Config) -> int:
         return 1
     typer.echo(meant.server)
     return 0
+
+
+def _sync(config: Config, name: str, *, allow: bool) -> int:
+    if name not in config.sync:
+        known = ", ".join(config.sync) or "none is configured"
+        typer.echo(f"{name}: no such job; expected one of [sync.NAME]: {known}", err=True)
+        return 2
+    if allow and not isinstance(config.sync[name], UnisonJob):
+        typer.echo(f"{name}: --allow-deletions is for jobs of Unison's", err=True)
+        return 2
+    logs.to_stderr(logging.WARNING)
+    sync.log.setLevel(logging.CRITICAL)  # what it came to is shown
+    jobs = sync.Jobs(config)
+    try:
+        jobs.prepare()
+    except StateError as error:
+        typer.echo(error, err=True)
+        return 2
+
+    def waits() -> None:
+        typer.echo(f"{name}: waiting for a run that another process has begun", err=True)
+
+    try:
+        run = jobs.run(name, sync.Stop(), allow=allow, waits=waits)
+    except StateError as error:
+        typer.echo(error, err=True)
+        return 1
+    its = run.record
+    done = its.outcome == "done"
+    typer.echo(f"{name}: {text.ran(its, run.transferred, run.deleted)}", err=not done)
+    for path, why in its.paths.items():
+        typer.echo(f"{path}: {why}", err=True)
+    if its.too_many:
+        typer.echo(f"if that is meant: zonerw sync {name} --allow-deletions", err=True)
+    return 0 if done else 1
 
 
 def _follow(followers: list[Follower], seconds: float) -> None:

@@ -10,7 +10,7 @@ from itertools import permutations
 from typing import Literal, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
@@ -19,8 +19,9 @@ from actions.accept import Standing
 from actions.decide import AlertState, Cause, LookState
 from actions.judge import Judgement
 from actions.notify import Observer
+from actions.records import SyncRecord
 from actions.state import StateError
-from exporter.config import Config
+from exporter.config import Config, Job, UnisonJob
 
 # What makes converge run, and where it can fail.
 Trigger = Literal["start", "webhook", "timer", "look", "request"]
@@ -162,6 +163,10 @@ class Metrics:
 
         self.registry.register(_OnScrape(collect))
 
+    def show_syncs(self, stand: Callable[[], Mapping[str, tuple[Job, SyncRecord | None]]]) -> None:
+        """Show on each scrape how the jobs stand that keep the servers in step."""
+        self.registry.register(_OnScrape(lambda: _syncs(stand())))
+
     def alertmanager(self, now: datetime, *, up: bool) -> None:
         """Show whether Alertmanager answered."""
         self._set(self._alertmanager_up, up)
@@ -226,4 +231,77 @@ def _by_zone(name: str, text: str, values: Mapping[str, float]) -> GaugeMetricFa
     family = GaugeMetricFamily(f"zonerw_zone_{name}", text, labels=["zone"])
     for zone_name, value in values.items():
         family.add_metric([zone_name], value)
+    return family
+
+
+def _syncs(stand: Mapping[str, tuple[Job, SyncRecord | None]]) -> Iterator[Metric]:
+    """All that is told of the jobs, who ever ran them."""
+    records = {name: record for name, (_, record) in stand.items() if record}
+    unison = {n: its for n, its in records.items() if isinstance(stand[n][0], UnisonJob)}
+    yield _by_job(
+        "interval_seconds", "How often the job is run.", {n: j.every for n, (j, _) in stand.items()}
+    )
+    yield _by_job(
+        "since_timestamp_seconds",
+        "When the job was first run.",
+        {name: its.since.timestamp() for name, its in records.items()},
+    )
+    yield _by_job(
+        "last_success_timestamp_seconds",
+        "When a run last did all it could.",
+        {n: its.succeeded.timestamp() for n, its in records.items() if its.succeeded},
+    )
+    yield _by_job(
+        "duration_seconds",
+        "How long the last run took.",
+        {name: its.seconds for name, its in records.items()},
+    )
+    yield _by_job(
+        "exit_status",
+        "The exit status of the last run's program, where it ended by itself.",
+        {name: its.end for name, its in records.items() if its.end is not None},
+    )
+    yield _by_job(
+        "skipped",
+        "Files that the last run left, as for a conflict.",
+        {name: its.skipped for name, its in unison.items()},
+    )
+    yield _by_job(
+        "failed",
+        "Files that the last run could not copy.",
+        {name: its.failed for name, its in unison.items()},
+    )
+    yield _by_job(
+        "refused_deletions",
+        "Messages that the last run would have deleted, and was refused.",
+        {name: its.too_many for name, its in unison.items()},
+    )
+    for total, text, values in (
+        ("runs", "Runs.", {n: its.runs_total if its else 0 for n, (_, its) in stand.items()}),
+        (
+            "failures",
+            "Runs that failed, or were refused.",
+            {n: its.failures_total if its else 0 for n, (_, its) in stand.items()},
+        ),
+        (
+            "transferred",
+            "Files and folders changed on either side.",
+            {n: its.transferred_total for n, its in unison.items()},
+        ),
+        (
+            "deleted",
+            "Messages deleted on either side.",
+            {n: its.deleted_total for n, its in unison.items()},
+        ),
+    ):
+        counter = CounterMetricFamily(f"zonerw_sync_{total}", text, labels=["job"])
+        for name, value in values.items():
+            counter.add_metric([name], value)
+        yield counter
+
+
+def _by_job(name: str, text: str, values: Mapping[str, float]) -> GaugeMetricFamily:
+    family = GaugeMetricFamily(f"zonerw_sync_{name}", text, labels=["job"])
+    for job, value in values.items():
+        family.add_metric([job], value)
     return family

@@ -18,7 +18,7 @@ from actions import files, zone
 from actions.metrics import Step
 from actions.notify import Wanted
 from actions.outcome import Tally
-from actions.state import Refused, State, StateError
+from actions.state import Refused, State, StateError, put_aside
 from actions.templates import Accepted
 from exporter import soa
 from exporter.config import Config
@@ -390,7 +390,7 @@ class Publisher:
         try:
             return read()
         except StateError as error:
-            aside = self._state.put_aside(error.path)
+            aside = put_aside(error.path)
             log.warning("put aside", extra={"to": aside, "reason": str(error)})
             return {}
 

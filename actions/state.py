@@ -11,6 +11,7 @@ One folder of plain files, each replaced as a whole, under one lock between proc
     lifted.json         zone -> when it last got a higher serial for a nameserver's sake
     accepted/ZONE.base  the source as last published by a person's word
     accepted/.ZONE.base.retired  the same, of a zone whose source its owner took away
+    sync/               what keeping the servers in step came to: see records
     *.damaged           what could not be read, put aside for a person to look at
     lock                held from the decision to the verified primary
 
@@ -22,7 +23,7 @@ import json
 import logging
 import os
 import pwd
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -36,7 +37,7 @@ from exporter import zonefile
 
 log = logging.getLogger(__name__)
 
-_VERSION = 1
+VERSION = 1
 
 # Years of an ordinary owner's; a few hours of one whose main server flaps all the time.
 _HISTORY_LINES = 1000
@@ -60,14 +61,16 @@ class StateError(Exception):
         self.reason = reason
 
 
-class _Record(BaseModel):
+class Record(BaseModel):
+    """What is kept in a file of the state folder."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-_Model = TypeVar("_Model", bound=_Record)
+_Model = TypeVar("_Model", bound=Record)
 
 
-class Meant(_Record):
+class Meant(Record):
     """Which server the zones are meant to point at.
 
     `before` is the server that it took over from, because of `cause`; None where nothing was put
@@ -82,7 +85,7 @@ class Meant(_Record):
     cause: Cause | None = None
 
 
-class Pin(_Record):
+class Pin(Record):
     """The operator's override: this server, until then, whatever the witnesses say."""
 
     server: str
@@ -91,7 +94,7 @@ class Pin(_Record):
     by: str
 
 
-class Refused(_Record):
+class Refused(Record):
     """What the primary would not serve though its checker took it; instead it got `serial`.
 
     `rendering` is a mark of its text. It is tried again `again`, or when another text is due.
@@ -103,32 +106,32 @@ class Refused(_Record):
     reason: str
 
 
-class _MeantFile(_Record):
+class _MeantFile(Record):
     version: int
     meant: Meant
 
 
-class _PinFile(_Record):
+class _PinFile(Record):
     version: int
     pin: Pin
 
 
-class _SeenFile(_Record):
+class _SeenFile(Record):
     version: int
     seen: dict[str, str]
 
 
-class _SerialsFile(_Record):
+class _SerialsFile(Record):
     version: int
     serials: dict[str, NonNegativeInt]
 
 
-class _RefusedFile(_Record):
+class _RefusedFile(Record):
     version: int
     refused: dict[str, Refused]
 
 
-class _LiftedFile(_Record):
+class _LiftedFile(Record):
     version: int
     lifted: dict[str, AwareDatetime]
 
@@ -154,17 +157,7 @@ class State:
     def prepare(self) -> None:
         """Make the folder where it is missing; refuse one that belongs to somebody else."""
         for folder in (self.folder, self._accepted):
-            try:
-                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-                owner = folder.stat().st_uid
-            except OSError as error:
-                raise StateError(folder, f"can't be used: {error.strerror}") from error
-            if owner != os.geteuid():
-                theirs, ours = _user(owner), _user(os.geteuid())
-                remedy = f"run as {theirs}"
-                if owner == 0:
-                    remedy += f", or, if that was a mistake once, sudo chown -R {ours} {folder}"
-                raise StateError(folder, f"belongs to user {theirs}, this is {ours}; {remedy}")
+            prepare(folder)
 
     def sweep(self) -> None:
         """Remove what a killed run has left behind; under the lock."""
@@ -177,27 +170,17 @@ class State:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the one lock between threads and processes; waits for whoever holds it."""
-        while True:
-            if not os.path.exists(self._accepted):  # noqa: PTH110  which raises where it can't look
-                self.prepare()  # somebody has removed the folder: it is a first start again
-            # A fresh descriptor each time: flock belongs to the open file, not to the process.
-            descriptor = self._open_lock()
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
-                if self._is_lock(descriptor):
-                    yield
-                    return
-            finally:
-                os.close(descriptor)
+        with held(self._lock, self._be_there):
+            yield
 
     def meant(self) -> Meant | None:
         """What is put down; None before the first time."""
-        file = self._read(self._meant, _MeantFile)
+        file = read(self._meant, _MeantFile)
         return file.meant if file else None
 
     def put_down(self, meant: Meant) -> None:
         """Record what is meant, before anything is done about it."""
-        self._write(self._meant, _MeantFile(version=_VERSION, meant=meant))
+        write(self._meant, _MeantFile(version=VERSION, meant=meant))
 
     def pin(self, now: datetime) -> Pin | None:
         """The pin that holds; one that has ended is left where it is: `now` may be wrong."""
@@ -216,7 +199,7 @@ class State:
 
     def put_pin(self, pin: Pin) -> None:
         """Set the pin, in place of any before, a damaged one too."""
-        self._write(self._pin, _PinFile(version=_VERSION, pin=pin))
+        write(self._pin, _PinFile(version=VERSION, pin=pin))
 
     def unpin(self) -> None:
         """Take the pin away, a damaged one too."""
@@ -228,12 +211,12 @@ class State:
 
     def seen(self) -> dict[str, str]:
         """Server -> the mark of the checks that it was seen to meet."""
-        file = self._read(self._seen, _SeenFile)
+        file = read(self._seen, _SeenFile)
         return dict(file.seen) if file else {}
 
     def put_seen(self, seen: Mapping[str, str]) -> None:
         """Record who was seen to meet which checks; all of them."""
-        self._write(self._seen, _SeenFile(version=_VERSION, seen=dict(seen)))
+        write(self._seen, _SeenFile(version=VERSION, seen=dict(seen)))
 
     def history(self) -> list[Meant]:
         """The last switches, the newest last."""
@@ -258,18 +241,18 @@ class State:
             history = []
         if history and history[-1] == switch:
             return
-        records = (_MeantFile(version=_VERSION, meant=m) for m in [*history, switch])
+        records = (_MeantFile(version=VERSION, meant=m) for m in [*history, switch])
         lines = [f"{record.model_dump_json()}\n".encode() for record in records]
         try:
             if not history and self._history.exists():
                 self._history.replace(self._history.with_suffix(".damaged"))
-            self._put(self._history, b"".join(lines[-_HISTORY_LINES:]))
+            _put(self._history, b"".join(lines[-_HISTORY_LINES:]))
         except (OSError, StateError) as error:
             log.error("history can't be written", extra={"reason": str(error)})  # noqa: TRY400
 
     def serials(self) -> dict[str, int]:
         """Zone -> the highest serial handed out."""
-        file = self._read(self._serials, _SerialsFile)
+        file = read(self._serials, _SerialsFile)
         return dict(file.serials) if file else {}
 
     def mark_of_serials(self) -> Mark | None:
@@ -283,32 +266,25 @@ class State:
         """Record serials, before they are used; None takes back what was never used."""
         known = {**self.serials(), **serials}
         used = {zone: serial for zone, serial in known.items() if serial is not None}
-        self._write(self._serials, _SerialsFile(version=_VERSION, serials=used))
+        write(self._serials, _SerialsFile(version=VERSION, serials=used))
 
     def refused(self) -> dict[str, Refused]:
         """Zone -> what the primary would not serve."""
-        file = self._read(self._refused, _RefusedFile)
+        file = read(self._refused, _RefusedFile)
         return dict(file.refused) if file else {}
 
     def put_refused(self, refused: Mapping[str, Refused]) -> None:
         """Record what the primary would not serve; all of it."""
-        self._write(self._refused, _RefusedFile(version=_VERSION, refused=dict(refused)))
+        write(self._refused, _RefusedFile(version=VERSION, refused=dict(refused)))
 
     def lifted(self) -> dict[str, datetime]:
         """Zone -> when it last got a higher serial for a nameserver's sake."""
-        file = self._read(self._lifted, _LiftedFile)
+        file = read(self._lifted, _LiftedFile)
         return dict(file.lifted) if file else {}
 
     def put_lifted(self, lifted: Mapping[str, datetime]) -> None:
         """Record which zones were given a higher serial for a nameserver's sake; all of them."""
-        self._write(self._lifted, _LiftedFile(version=_VERSION, lifted=dict(lifted)))
-
-    def put_aside(self, path: Path) -> str | None:
-        """Move a damaged file out of the way; its new name, None where that can't be done."""
-        try:
-            return path.replace(path.with_suffix(".damaged")).name
-        except OSError:
-            return None
+        write(self._lifted, _LiftedFile(version=VERSION, lifted=dict(lifted)))
 
     def accepted(self) -> dict[str, Mark]:
         """Zone -> the mark of its source as last accepted: what was read at this mark holds."""
@@ -387,48 +363,111 @@ class State:
         return self._accepted / f".{zone}{zonefile.SUFFIX}{_RETIRED}"
 
     def _any_pin(self) -> Pin | None:
-        file = self._read(self._pin, _PinFile)
+        file = read(self._pin, _PinFile)
         return file.pin if file else None
 
-    def _open_lock(self) -> int:
-        try:
-            return os.open(self._lock, os.O_RDWR | os.O_CREAT, 0o600)
-        except OSError as error:
-            raise StateError(self._lock, f"can't be opened: {error.strerror}") from error
+    def _be_there(self) -> None:
+        if not os.path.exists(self._accepted):  # noqa: PTH110  which raises where it can't look
+            self.prepare()  # somebody has removed the folder: it is a first start again
 
-    def _is_lock(self, descriptor: int) -> bool:
-        """Whether that is the lock still: while we waited, somebody may have removed the folder."""
-        try:
-            return os.path.samestat(os.fstat(descriptor), self._lock.stat())
-        except FileNotFoundError:
-            return False
-        except OSError as error:
-            raise StateError(self._lock, f"can't be read: {error.strerror}") from error
 
-    def _read(self, path: Path, model: type[_Model]) -> _Model | None:
-        try:
-            return _parse(path, path.read_bytes(), model)
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            raise StateError(path, f"can't be read: {error.strerror}") from error
+# --- any file of the folder -----------------------------------------------------------------
 
-    def _write(self, path: Path, record: _Record) -> None:
-        self._put(path, record.model_dump_json(indent=1).encode() + b"\n")
 
-    def _put(self, path: Path, content: bytes) -> None:
+def prepare(folder: Path) -> None:
+    """Make a folder where it is missing; refuse one that belongs to somebody else."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        owner = folder.stat().st_uid
+    except OSError as error:
+        raise StateError(folder, f"can't be used: {error.strerror}") from error
+    if owner != os.geteuid():
+        theirs, ours = _user(owner), _user(os.geteuid())
+        remedy = f"run as {theirs}"
+        if owner == 0:
+            remedy += f", or, if that was a mistake once, sudo chown -R {ours} {folder}"
+        raise StateError(folder, f"belongs to user {theirs}, this is {ours}; {remedy}")
+
+
+@contextmanager
+def held(
+    lock: Path, be_there: Callable[[], None], waits: Callable[[], None] | None = None
+) -> Iterator[int]:
+    """Hold a lock between threads and processes, as an open file; waits for whoever holds it.
+
+    `be_there` sees to its folder; `waits` is told that somebody holds it.
+    """
+    while True:
+        be_there()
+        # A fresh descriptor each time: flock belongs to the open file, not to the process.
+        descriptor = _opened(lock)
         try:
-            files.put(path, content, mode=0o600)
-            files.sync_folder(self.folder)
-        except OSError as error:
-            raise StateError(path, f"can't be written: {error.strerror}") from error
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if waits:
+                    waits()
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if _is_file(descriptor, lock):
+                yield descriptor
+                return
+        finally:
+            os.close(descriptor)
+
+
+def _opened(lock: Path) -> int:
+    try:
+        return os.open(lock, os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as error:
+        raise StateError(lock, f"can't be opened: {error.strerror}") from error
+
+
+def _is_file(descriptor: int, lock: Path) -> bool:
+    """Whether that is the lock still: while we waited, somebody may have removed the folder."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), lock.stat())
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise StateError(lock, f"can't be read: {error.strerror}") from error
+
+
+def read(path: Path, model: type[_Model]) -> _Model | None:
+    """Read a record; None where there is none."""
+    try:
+        return _parse(path, path.read_bytes(), model)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise StateError(path, f"can't be read: {error.strerror}") from error
+
+
+def write(path: Path, record: Record) -> None:
+    """Put a record in place, durably."""
+    _put(path, record.model_dump_json(indent=1).encode() + b"\n")
+
+
+def put_aside(path: Path) -> str | None:
+    """Move a damaged file out of the way; its new name, None where that can't be done."""
+    try:
+        return path.replace(path.with_suffix(".damaged")).name
+    except OSError:
+        return None
+
+
+def _put(path: Path, content: bytes) -> None:
+    try:
+        files.put(path, content, mode=0o600)
+        files.sync_folder(path.parent)
+    except OSError as error:
+        raise StateError(path, f"can't be written: {error.strerror}") from error
 
 
 def _parse(path: Path, content: bytes, model: type[_Model]) -> _Model:
     try:
         tree: Any = json.loads(content)
-        if not isinstance(tree, dict) or tree.get("version") != _VERSION:
-            raise StateError(path, f"is not of version {_VERSION}, the one that this program knows")
+        if not isinstance(tree, dict) or tree.get("version") != VERSION:
+            raise StateError(path, f"is not of version {VERSION}, the one that this program knows")
         return model.model_validate(tree)
     except ValueError as error:  # pydantic's is one of them
         raise StateError(path, f"is damaged: {error}") from error

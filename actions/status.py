@@ -18,8 +18,9 @@ from actions.judge import Judgement
 from actions.metrics import Step
 from actions.notify import Behind, Serves
 from actions.outcome import Outcome, ZoneOutcome
+from actions.records import SyncRecord
 from actions.state import Meant, StateError
-from exporter.config import Config
+from exporter.config import Config, Job
 
 _LAST_SWITCHES = 10
 
@@ -86,6 +87,25 @@ class Switch(_Part):
     by: str
 
 
+class Sync(_Part):
+    """How a job stands that keeps the servers in step; `every` is in seconds.
+
+    `outcome` is the last run's, None before the first has ended; `succeeded` is when one last did
+    all it could. So many files were `skipped`, or `failed`; `paths` are some, with the reason.
+    """
+
+    every: float
+    outcome: Literal["done", "refused", "failed"] | None
+    reason: str
+    ended: Time | None
+    succeeded: Time | None
+    seconds: float | None
+    skipped: int
+    failed: int
+    paths: Mapping[str, str]
+    too_many: int
+
+
 class Trouble(_Part):
     """A file or folder that can't be used."""
 
@@ -139,6 +159,7 @@ class Document(_Told):
     zones: Mapping[str, Zone]
     primary: Mapping[str, Mapping[str, Stands]]
     switches: tuple[Switch, ...]
+    sync: Mapping[str, Sync]
     troubles: tuple[Trouble, ...]
 
 
@@ -155,6 +176,7 @@ class Files:
     history: Sequence[Meant]
     accepted: Collection[str]
     sources: Mapping[str, Standing]
+    sync: Mapping[str, SyncRecord | None]
     troubles: tuple[Trouble, ...]
 
 
@@ -201,6 +223,7 @@ def document(config: Config, files: Files, moment: Moment) -> Document:
         primary={config.primary.name: _stand(moment.primary, moment.zones)},
         secondaries={n: _stand(zones, moment.zones) for n, zones in moment.secondaries.items()},
         switches=tuple(map(_switch, reversed(files.history[-_LAST_SWITCHES:]))),
+        sync={name: _sync(job, files.sync.get(name)) for name, job in config.sync.items()},
         troubles=files.troubles,
     )
 
@@ -231,6 +254,34 @@ def _judged(judgement: Judgement | None) -> dict[str, Any]:
         "missing": judgement.missing,
         "servers": servers,
     }
+
+
+def _sync(job: Job, record: SyncRecord | None) -> Sync:
+    if record is None:
+        return Sync(
+            every=job.every,
+            outcome=None,
+            reason="",
+            ended=None,
+            succeeded=None,
+            seconds=None,
+            skipped=0,
+            failed=0,
+            paths={},
+            too_many=0,
+        )
+    return Sync(
+        every=job.every,
+        outcome=record.outcome,
+        reason=on_one_line(record.reason),
+        ended=record.ended,
+        succeeded=record.succeeded,
+        seconds=record.seconds,
+        skipped=record.skipped,
+        failed=record.failed,
+        paths=record.paths,
+        too_many=record.too_many,
+    )
 
 
 def _pin(pin: state.Pin | StateError | None) -> Pin | UnknownPin | None:

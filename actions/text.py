@@ -10,10 +10,14 @@ from datetime import UTC, datetime, timedelta
 
 from actions.accept import Standing
 from actions.decide import Alert, Look
+from actions.records import SyncRecord
 from actions.status import Document, Pin, UnknownPin, Zone
 
 # So long a run can take where servers and name servers are silent; one that takes longer hangs.
 _LONGEST_RUN = timedelta(minutes=1)
+
+# A job that has not run for so many of its intervals is run by nobody.
+_OVERDUE = 3
 
 # Where a name server does not serve many zones, these are named.
 _NAMED_ZONES = 3
@@ -23,7 +27,7 @@ _HALF_A_MINUTE = timedelta(seconds=30)  # "8 hours from now", a moment after 8 h
 
 def tell(its: Document) -> str:
     """Say how everything stands; ends with a newline."""
-    parts = (_serving, _servers, _pinned, _troubles, _zones, _sources, _switches)
+    parts = (_serving, _servers, _pinned, _troubles, _zones, _sources, _syncs, _switches)
     blocks = ("\n".join(part(its)) for part in parts)
     return "\n\n".join(block for block in blocks if block) + "\n"
 
@@ -199,6 +203,41 @@ def _sources(its: Document) -> Iterator[str]:
                 served = "; it is served on as it was accepted" if _is_known(zone) else ""
                 yield f"the source of {name} is broken{served}:"
                 yield from (f"  {line}" for line in why.splitlines())
+
+
+def _syncs(its: Document) -> Iterator[str]:
+    for name, job in its.sync.items():
+        if job.ended is None:
+            yield f"{name}: no run has ended yet"
+        elif job.outcome == "refused":
+            yield f"{name} is not kept in step, refused: {job.reason}"
+            if job.too_many:
+                yield f"  if that is meant: zonerw sync {name} --allow-deletions"
+        elif job.outcome == "failed":
+            yield f"{name} is not in step: {job.reason}"
+        else:
+            yield f"{name} was in step {_span(its.at - job.ended)} ago"
+        if job.succeeded and job.outcome != "done":
+            yield f"  it last was {_span(its.at - job.succeeded)} ago, at {utc(job.succeeded)}"
+        elif job.ended and its.at - job.ended > _OVERDUE * timedelta(seconds=job.every):
+            every = _span(timedelta(seconds=job.every))
+            yield f"  nobody has run it since, though it is due every {every}"
+        for path, why in job.paths.items():
+            yield f"  {path}: {why}"
+        if (more := job.skipped + job.failed - len(job.paths)) > 0:
+            yield f"  and {more} more"
+
+
+def ran(record: SyncRecord, transferred: int | None, deleted: int | None) -> str:
+    """Say what a run of a job came to; without numbers, it is a command's."""
+    if record.outcome != "done":
+        return f"{record.outcome}: {record.reason}"
+    moved = "done"
+    if transferred is not None:
+        left = f"{record.skipped} skipped, {record.failed} failed"
+        moved = f"{transferred} transferred, {left}, {deleted} deleted"
+    note = f"; {record.reason}" if record.reason else ""
+    return f"{moved} in {record.seconds:.1f} s{note}"
 
 
 def _switches(its: Document) -> Iterator[str]:

@@ -6,6 +6,7 @@ file is read for itself: one that is damaged hides no other.
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -17,6 +18,7 @@ from actions.accept import Standing, Watch
 from actions.judge import Witnesses, judge
 from actions.notify import Behind, Follower, Serves
 from actions.outcome import Latest, ZoneOutcome
+from actions.records import Records
 from actions.state import Meant, Refused, State, StateError
 from actions.status import (
     ByZone,
@@ -137,6 +139,8 @@ def _files(config: Config, watch: Watch) -> Files:
     meant, pin = read(kept.meant), read(lambda: kept.pin(datetime.now(UTC)))
     seen, history, accepted = read(kept.seen), read(kept.history), read(kept.accepted)
     read(kept.serials), read(kept.refused), read(kept.lifted)
+    records = Records(config.actions.state)
+    jobs = {name: read(partial(records.of, name)) for name in config.sync}
     sources: Mapping[str, Standing] = {}
     # Without these it can't be told which sources are new, and all would seem to be.
     if not isinstance(accepted, StateError):
@@ -154,6 +158,7 @@ def _files(config: Config, watch: Watch) -> Files:
         history=() if isinstance(history, StateError) else history,
         accepted=() if isinstance(accepted, StateError) else accepted.keys(),
         sources=sources,
+        sync={n: None if isinstance(its, StateError) else its for n, its in jobs.items()},
         troubles=tuple(troubles),
     )
 

@@ -323,28 +323,22 @@ class Roots:
     remote: str
 
 
-_PATH = r"(/[^/\0\n]+)+"
+_PATH = r"(/[^/\0\n]+)+/?"
 # ssh://[USER@]HOST[:PORT]//PATH: nothing in it can be taken for an option, or for two words.
 _SSH_ROOT = re.compile(
-    rf"ssh://([A-Za-z_][A-Za-z0-9._-]*@)?([A-Za-z0-9][A-Za-z0-9._-]*|\[[0-9a-f:.]+\])(:\d{{1,5}})?/{_PATH}/?"
+    r"ssh://([A-Za-z_][A-Za-z0-9._-]*@)?"
+    rf"([A-Za-z0-9][A-Za-z0-9._-]*|\[[0-9a-f:.]+\])(:\d{{1,5}})?/{_PATH}"
 )
 
 
-def _roots(value: object) -> tuple[Roots, ...]:
-    """One pair of roots, or a list of them."""
-    pairs = [value] if isinstance(value, list) and value and isinstance(value[0], str) else value
-    if not isinstance(pairs, list) or not pairs:
-        raise ValueError(_ROOTS)
-    roots = []
-    for pair in pairs:
-        match pair:
-            case [str(local), str(remote)]:
-                roots.append(Roots(_local_root(local), _remote_root(remote, local)))
-            case _:
-                raise ValueError(_ROOTS)
-    if len({its.local for its in roots}) < len(roots):
-        raise ValueError("each local root once")
-    return tuple(roots)
+def _local_root(text: str) -> str:
+    return _matching(_PATH)(text).rstrip("/")
+
+
+def _remote_root(text: str) -> str:
+    if not re.fullmatch(_PATH, text) and not _SSH_ROOT.fullmatch(text):
+        raise ValueError(text)
+    return text.rstrip("/")
 
 
 _ROOTS = (
@@ -353,24 +347,28 @@ _ROOTS = (
 )
 
 
-def _local_root(text: str) -> str:
-    if not re.fullmatch(f"{_PATH}/?", text):
-        raise ValueError('an absolute path such as "/home/alice/Maildir" for the first root')
-    return text.rstrip("/")
+def _two(value: object) -> object:
+    if isinstance(value, list) and len(value) == 2:  # noqa: PLR2004
+        return value
+    raise ValueError(_ROOTS)
 
 
-def _remote_root(text: str, local: str) -> str:
-    path = re.fullmatch(f"{_PATH}/?", text)
-    if not path and not _SSH_ROOT.fullmatch(text):
-        raise ValueError(
-            'a second root such as "ssh://alice@192.0.2.1//home/alice/Maildir",'
-            " with two slashes before the path, or an absolute path"
-        )
-    remote = text.rstrip("/")
-    here, there = f"{local.rstrip('/')}/", f"{remote}/"
+def _apart(roots: tuple[str, str]) -> tuple[str, str]:
+    here, there = (f"{root}/" for root in roots)
     if here.startswith(there) or there.startswith(here):
         raise ValueError("two roots of which neither is in the other")
-    return remote
+    return roots
+
+
+def _each_once(pairs: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:
+    if len({local for local, _ in pairs}) < len(pairs):
+        raise ValueError("each local root once")
+    return pairs
+
+
+def _one_or_several(value: object) -> str:
+    several = isinstance(value, list) and value and all(isinstance(one, list) for one in value)
+    return "[several]" if several else "[one]"
 
 
 def _share(text: str) -> float:
@@ -451,6 +449,28 @@ ReferenceURL = Annotated[
         ' "https://[2001:db8::80]/", with an IP address for the host: no name is resolved',
     ),
     AfterValidator(_elsewhere),
+]
+
+
+_Pair = Annotated[
+    tuple[
+        Annotated[str, _text(_local_root, 'an absolute path such as "/home/alice/Maildir"')],
+        Annotated[
+            str,
+            _text(
+                _remote_root,
+                'a root such as "ssh://alice@192.0.2.1//home/alice/Maildir", with two slashes'
+                " before the path, or an absolute path",
+            ),
+        ],
+    ],
+    BeforeValidator(_two),
+    AfterValidator(_apart),
+]
+Pairs = Annotated[
+    Annotated[_Pair, Tag("[one]")]
+    | Annotated[tuple[_Pair, ...], AfterValidator(_each_once), Tag("[several]")],
+    Discriminator(_one_or_several),
 ]
 
 
@@ -701,10 +721,18 @@ class UnisonJob(_Job):
     A run that would delete more than the share `max_deletions` of the messages is refused.
     """
 
-    unison: Annotated[tuple[Roots, ...], BeforeValidator(_roots)]
+    unison: Pairs
     max_deletions: Annotated[
         float, _text(_share, 'a share such as "5%", more than 0% and at most 100%')
     ] = 0.05
+
+    @property
+    def pairs(self) -> tuple[Roots, ...]:
+        """All pairs, also where there is one."""
+        match self.unison:
+            case (str(local), str(remote)):
+                return (Roots(local, remote),)
+        return tuple(Roots(*pair) for pair in self.unison)
 
 
 class CommandJob(_Job):
@@ -861,7 +889,8 @@ def _without_tag(
         case ("servers", _, "checks", _, str(tag), *_) if tag.strip("[]") in _CHECKS:
             return loc[:4] + loc[5:], _CHECKS[tag.strip("[]")]
         case ("sync", _, str(tag), *_) if tag.strip("[]") in _JOBS:
-            return loc[:2] + loc[3:], _JOBS[tag.strip("[]")]
+            untagged = tuple(p for p in loc if p not in (tag, "[one]", "[several]"))
+            return untagged, _JOBS[tag.strip("[]")]
     return loc, None
 
 

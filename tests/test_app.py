@@ -68,7 +68,7 @@ class Daemon:
         self.heard = Heard()
         self.status = document(
             config,
-            Files(DONE.meant, None, {}, (), {}, {}, ()),
+            Files(DONE.meant, None, {}, (), {}, {}, {}, ()),
             Moment(NOON, None, None, JUDGEMENT, DONE.zones, {}, {}),
         )
         parts = Parts(config, self.metrics, self.worker, [], self.heard, lambda: self.status)

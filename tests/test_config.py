@@ -11,7 +11,17 @@ from typing import Literal
 import pytest
 from pydantic import ValidationError
 
-from exporter.config import Config, ConfigError, Listen, Reference, path_from, read
+from exporter.config import (
+    CommandJob,
+    Config,
+    ConfigError,
+    Listen,
+    Reference,
+    Roots,
+    UnisonJob,
+    path_from,
+    read,
+)
 
 FAULTY = Path(__file__).parent / "config"
 EXAMPLE = Path(__file__).parent.parent / "examples" / "zonerw.toml"
@@ -96,7 +106,7 @@ def test_whatever_stands_at_whatever_key_is_answered_in_plain_english(
     tmp_path: Path, odd: object
 ) -> None:
     """Each key of the example with an odd value: it reads, or is told by place and expectation."""
-    example = EXAMPLE.read_text(encoding="utf-8")
+    example = whole_example()
     for place in places(tomllib.loads(example)):
         tree = tomllib.loads(example)
         put(tree, place, odd)
@@ -108,6 +118,40 @@ def test_whatever_stands_at_whatever_key_is_answered_in_plain_english(
                 assert where.startswith(spelt(place))
                 assert re.search('expected [a-z0-9"]', what)
                 assert not re.search("(?i)input|should|valid|tuple|dict|string|none|type", what)
+
+
+def whole_example() -> str:
+    """The example with all that its owner may take in, as the last part of it says."""
+    before, comment, after = EXAMPLE.read_text(encoding="utf-8").partition("# Mail and sites")
+    return before + comment + re.sub(r"(?m)^# (?=\[sync|[a-z_]+ = )", "", after)
+
+
+def test_the_whole_example_can_be_read(tmp_path: Path) -> None:
+    """What stands there as a comment is right too: mail by Unison, a site from git."""
+    jobs = config_of(tmp_path, whole_example()).sync
+    mail, site = jobs["mail"], jobs["site"]
+    assert isinstance(mail, UnisonJob)
+    assert isinstance(site, CommandJob)
+    assert [roots.local for roots in mail.pairs] == ["/var/vmail/alice/Maildir"]
+    assert (mail.every, mail.timeout, mail.max_deletions) == (600, 600, 0.05)
+    assert site.command[0] == "git"
+
+
+@pytest.mark.parametrize(
+    "remote",
+    [
+        "ssh://192.0.2.1//home/alice/Maildir",
+        "ssh://sync@main.example.org:2222//home/alice/Maildir",
+        "ssh://sync@[2001:db8::1]//home/alice/my mail",
+        "/mnt/main/alice/Maildir/",
+    ],
+)
+def test_the_second_root_by_url_or_by_path(tmp_path: Path, remote: str) -> None:
+    """An ssh:// URL as Unison has them, or a folder of this machine, mounted perhaps."""
+    text = f'{MINIMAL}[sync.mail]\nunison = [["/a/", "{remote}"], ["/b", "/c"]]\n'
+    job = config_of(tmp_path, text).sync["mail"]
+    assert isinstance(job, UnisonJob)
+    assert job.pairs == (Roots("/a", remote.rstrip("/")), Roots("/b", "/c"))
 
 
 def places(tree: object, above: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:

@@ -39,6 +39,7 @@ FILES = Files(
     history=(MEANT,),
     accepted=dict.fromkeys(ZONES, b""),
     sources=ACCEPTED,
+    sync={},
     troubles=(),
 )
 
@@ -486,6 +487,7 @@ def test_what_other_programs_read() -> None:
                 "by": "timer",
             }
         ],
+        "sync": {},
         "troubles": [{"file": "/s/seen.json", "why": "no"}],
     }
 

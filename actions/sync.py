@@ -1,0 +1,434 @@
+"""Keeps the servers in step: mail, sites, whatever [sync.NAME] names.
+
+Owns when a job runs, that it never runs twice at once, how it is ended, and what is said of it. A
+switch wakes the jobs, and waits for none. How two folders are kept in step is `unison`'s, what is
+remembered `records`'.
+"""
+
+import json
+import logging
+import os
+import pwd
+import selectors
+import signal
+import subprocess
+import sysconfig
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from actions.records import Records, SyncRecord
+from actions.state import StateError
+from actions.unison import Pair, Result
+from exporter.config import CommandJob, Config, Job, Roots, UnisonJob
+
+log = logging.getLogger(__name__)
+
+# After a failure it is tried again sooner than it is due: main's sshd may be up a moment later.
+_AGAIN_SECONDS = 10.0
+
+# Unison's keeper gets so long to end it in good order, a command so long from SIGTERM to SIGKILL.
+_KEEPER_SECONDS = 20.0
+_END_SECONDS = 5.0
+
+# How many paths are remembered of those that were skipped, or failed; and how much of what a
+# command says: its last words are why it failed.
+_PATHS = 20
+_WORDS = 300
+_CHUNK = 65_536
+_MOST = 1_048_576  # bytes that are kept of what a program says
+
+
+class Stop:
+    """Ends the runs under way, and keeps others from beginning."""
+
+    def __init__(self) -> None:
+        self.file = os.eventfd(0, os.EFD_CLOEXEC)
+        self._told = threading.Event()
+
+    def tell(self) -> None:
+        """End them."""
+        self._told.set()
+        os.eventfd_write(self.file, 1)
+
+    def is_told(self) -> bool:
+        """Whether they have to end."""
+        return self._told.is_set()
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run that has ended: how the job stands, and what moved, which is None for a command's."""
+
+    record: SyncRecord
+    transferred: int | None = None
+    deleted: int | None = None
+
+
+class Jobs:
+    """Runs the jobs that are configured; one at a time of each, between processes too."""
+
+    def __init__(self, config: Config) -> None:
+        self._jobs = config.sync
+        self._records = Records(config.actions.state)
+
+    def prepare(self) -> None:
+        """Make the state folder ready; StateError says why it can't be used."""
+        self._records.prepare()
+
+    def run(
+        self, name: str, stop: Stop, *, allow: bool = False, waits: Callable[[], None] | None = None
+    ) -> Run:
+        """Run a job, and put down what it came to; StateError where that can't be done.
+
+        `allow`: it may delete as many messages as it will. `waits` is told that somebody else runs
+        it at the moment.
+        """
+        with self._records.locked(name, waits or (lambda: _tell_waiting(name))) as lock:
+            last = self._records.last(name)
+            began, clock = datetime.now(UTC), time.monotonic()
+            job = self._jobs[name]
+            if isinstance(job, UnisonJob):
+                known = last.messages if last else {}
+                come_to = _Sum()
+                for roots in job.pairs:
+                    left = job.timeout - (time.monotonic() - clock)
+                    pair = _pair(name, job, roots, known, left, allow=allow)
+                    come_to = come_to.and_of(pair, _keep_in_step(pair, lock, stop))
+            else:
+                come_to = _Sum(_command(job, lock, stop))
+            record = _record(come_to, last, began, time.monotonic() - clock)
+            self._records.put(name, record)
+        run = Run(record)
+        if isinstance(job, UnisonJob):
+            run = replace(
+                run, transferred=come_to.result.transferred, deleted=come_to.result.deleted
+            )
+        _tell(name, run)
+        return run
+
+
+class Schedule:
+    """Runs every job when it is due, each in a thread of its own."""
+
+    def __init__(self, config: Config) -> None:
+        self._jobs = Jobs(config)
+        self._config = config.sync
+        self._stop = Stop()
+        self._awake = {name: threading.Event() for name in config.sync}
+        self._threads = [
+            threading.Thread(target=self._go_on, args=(name,), name=f"sync {name}", daemon=True)
+            for name in config.sync
+        ]
+
+    def start(self) -> None:
+        """Begin, with a run of each."""
+        for thread in self._threads:
+            thread.start()
+
+    def wake(self) -> None:
+        """Run them all at once: there was a switch."""
+        for awake in self._awake.values():
+            awake.set()
+
+    def stop(self) -> None:
+        """End the runs under way, and wait for that a little; the next start goes on."""
+        self._stop.tell()
+        self.wake()
+        until = time.monotonic() + _END_SECONDS
+        for thread in self._threads:
+            thread.join(max(0.0, until - time.monotonic()))
+
+    def _go_on(self, name: str) -> None:
+        failures = 0
+        while not self._stop.is_told():
+            failures = 0 if self._succeeds(name) else failures + 1
+            every = self._config[name].every
+            again = min(every, _AGAIN_SECONDS * 2 ** min(failures - 1, 30)) if failures else every
+            if self._awake[name].wait(again):
+                self._awake[name].clear()
+                failures = 0
+
+    def _succeeds(self, name: str) -> bool:
+        """Run a job; whether the next run can wait until it is due."""
+        try:
+            return self._jobs.run(name, self._stop).record.outcome != "failed"
+        except StateError as error:
+            log.error("sync failed", extra={"job": name, "reason": str(error)})  # noqa: TRY400
+        except Exception:  # whatever it was: the next run must still come
+            log.exception("sync failed", extra={"job": name})
+        return False
+
+
+def show(config: Config) -> Mapping[str, tuple[Job, SyncRecord | None]]:
+    """Each job, and how it stands; None where no run has ended, or that can't be read."""
+    records = Records(config.actions.state)
+
+    def of(name: str) -> SyncRecord | None:
+        try:
+            return records.of(name)
+        except StateError:
+            return None
+
+    return {name: (job, of(name)) for name, job in config.sync.items()}
+
+
+# --- what it comes to -----------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Sum:
+    """What a job comes to, pair after pair."""
+
+    result: Result = field(default_factory=lambda: Result("done", end=0))
+    messages: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+
+    def and_of(self, pair: Pair, its: Result) -> "_Sum":
+        """Add what became of one more pair."""
+        so_far = self.result
+        worst = max(so_far, its, key=lambda one: ("done", "failed", "refused").index(one.outcome))
+        known = its.messages if its.messages is not None else pair.messages
+        return _Sum(
+            Result(
+                worst.outcome,
+                "; ".join(filter(None, (so_far.reason, its.reason))),
+                None if None in (so_far.end, its.end) else max(so_far.end or 0, its.end or 0),
+                so_far.transferred + its.transferred,
+                so_far.deleted + its.deleted,
+                so_far.too_many + its.too_many,
+                {**so_far.skipped, **_below(pair.local, its.skipped)},
+                {**so_far.failed, **_below(pair.local, its.failed)},
+            ),
+            {**self.messages, **({_key(pair): known} if known is not None else {})},
+        )
+
+
+def _below(root: str, paths: Mapping[str, str]) -> dict[str, str]:
+    shown = {f"{root}/{path}": why for path, why in paths.items()}
+    return {path.encode(errors="replace").decode(): why for path, why in shown.items()}
+
+
+def _record(come_to: _Sum, last: SyncRecord | None, began: datetime, seconds: float) -> SyncRecord:
+    result, now = come_to.result, datetime.now(UTC)
+    done = result.outcome == "done"
+    return SyncRecord(
+        since=last.since if last else began,
+        ended=now,
+        succeeded=now if done else last.succeeded if last else None,
+        outcome=result.outcome,
+        reason=result.reason,
+        seconds=round(seconds, 3),
+        end=result.end,
+        skipped=len(result.skipped),
+        failed=len(result.failed),
+        paths=dict(list({**result.failed, **result.skipped}.items())[:_PATHS]),
+        too_many=result.too_many,
+        runs_total=1 + (last.runs_total if last else 0),
+        failures_total=(not done) + (last.failures_total if last else 0),
+        transferred_total=result.transferred + (last.transferred_total if last else 0),
+        deleted_total=result.deleted + (last.deleted_total if last else 0),
+        messages=come_to.messages,
+    )
+
+
+def _tell(name: str, run: Run) -> None:
+    """One line for each run."""
+    record = run.record
+    fields: dict[str, object] = {"job": name}
+    if run.transferred is not None:
+        fields |= {
+            "transferred": run.transferred,
+            "skipped": record.skipped,
+            "failed": record.failed,
+            "deleted": run.deleted,
+        }
+    fields["seconds"] = record.seconds
+    if record.reason:
+        fields["reason"] = record.reason
+    levels = {"done": logging.INFO, "refused": logging.ERROR, "failed": logging.WARNING}
+    log.log(levels[record.outcome], "sync %s", record.outcome, extra=fields)
+
+
+def _tell_waiting(name: str) -> None:
+    log.info("sync waits: another process runs this job", extra={"job": name})
+
+
+# --- Unison ---------------------------------------------------------------------------------
+
+
+def _pair(  # noqa: PLR0913
+    name: str,
+    job: UnisonJob,
+    roots: Roots,
+    known: Mapping[str, Mapping[str, int]],
+    seconds: float,
+    *,
+    allow: bool,
+) -> Pair:
+    pair = Pair(
+        local=roots.local,
+        remote=roots.remote,
+        name=f"zonerw-{name}",
+        timeout=max(0.0, seconds),
+        share=job.max_deletions,
+        allow=allow,
+    )
+    return replace(pair, messages=known.get(_key(pair)))
+
+
+def _key(pair: Pair) -> str:
+    return f"{pair.local} {pair.remote}"
+
+
+def _keep_in_step(pair: Pair, lock: int, stop: Stop) -> Result:
+    """Have `zonerw-unison` keep a pair in step, as the user to whom the local folder belongs."""
+    program = str(Path(sysconfig.get_path("scripts")) / "zonerw-unison")
+    owner = _owner(pair.local)
+    as_owner = () if owner in (None, os.geteuid()) else ("sudo", "-n", "-u", _name(owner), "--")
+    given = f"{json.dumps(asdict(pair))}\n".encode()
+    ended = _run((*as_owner, program), given, pair.timeout + _KEEPER_SECONDS, lock, stop)
+    if ended.told:
+        return Result("failed", ended.told)
+    try:
+        return Result(**json.loads(ended.out))
+    except (ValueError, TypeError):  # sudo's words, or a traceback
+        return Result("failed", f"{' '.join((*as_owner, program))}: {ended.words}")
+
+
+def _owner(path: str) -> int | None:
+    """Whose a folder is, or the first above it that may be looked at; None where it is missing."""
+    for folder in (Path(path), *Path(path).parents):
+        try:
+            return folder.stat().st_uid
+        except PermissionError:
+            continue
+        except OSError:
+            return None
+    return None
+
+
+def _name(user: int | None) -> str:
+    try:
+        return pwd.getpwuid(user or 0).pw_name
+    except KeyError:
+        return f"#{user}"
+
+
+# --- commands, and how they are ended -------------------------------------------------------
+
+
+def _command(job: CommandJob, lock: int, stop: Stop) -> Result:
+    """Run a job's command; its exit status says what it came to, its last line why."""
+    ended = _run(job.command, None, job.timeout, lock, stop)
+    if ended.told:
+        return Result("failed", ended.told)
+    if ended.status:
+        return Result("failed", f"{job.command[0]}: {ended.words}", ended.status)
+    return Result("done", end=0)
+
+
+@dataclass(frozen=True)
+class _Ended:
+    """A program that has ended: its exit status, and what it said; or why it was ended."""
+
+    status: int = 0
+    out: bytes = b""
+    err: bytes = b""
+    told: str = ""
+
+    @property
+    def words(self) -> str:
+        """The last words of it."""
+        said = self.err.strip() or self.out.strip()
+        lines = said.decode(errors="replace").splitlines()
+        return " ".join(lines[-3:])[-_WORDS:] or f"exit status {self.status}"
+
+
+def _run(
+    command: Sequence[str], given: bytes | None, seconds: float, lock: int, stop: Stop
+) -> _Ended:
+    """Run a program until it ends by itself, or has to.
+
+    It holds the lock too: were we killed, it would go on, and nobody begin beside it. Its standard
+    input ends only when it has to.
+    """
+    pipe = subprocess.PIPE
+    try:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL if given is None else pipe,
+            stdout=pipe,
+            stderr=pipe,
+            pass_fds=(lock,),
+            start_new_session=True,  # it asks nobody at a terminal, and is ended with all it began
+        )
+    except OSError as error:
+        return _Ended(told=f"{command[0]}: {error.strerror}")
+    with _closed(process):
+        if process.stdin and given:
+            with suppress(BrokenPipeError):  # it has ended: its words say why
+                process.stdin.write(given)
+                process.stdin.flush()
+        said, told = _listen(process, seconds, stop)
+        _end(process, told)
+    return _Ended(process.returncode, said[0], said[1], told)
+
+
+@contextmanager
+def _closed(process: subprocess.Popen[bytes]) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        for stream in (process.stdin, process.stdout, process.stderr):
+            if stream:
+                with suppress(BrokenPipeError):
+                    stream.close()
+
+
+def _listen(
+    process: subprocess.Popen[bytes], seconds: float, stop: Stop
+) -> tuple[tuple[bytes, bytes], str]:
+    """Read what a program says until its end; and why it has to be ended, if so."""
+    said: dict[Any, bytes] = {process.stdout: b"", process.stderr: b""}
+    until = time.monotonic() + seconds
+    told = ""
+    with selectors.DefaultSelector() as selector:
+        for file in (*said, stop.file):
+            selector.register(file, selectors.EVENT_READ)
+        streams = len(said)
+        while streams and not told:
+            ready = selector.select(max(0.0, until - time.monotonic()))
+            if not ready:
+                told = f"no end within {seconds:g} s"
+            for key, _ in ready:
+                if key.fileobj == stop.file:
+                    told = "told to end"
+                elif chunk := os.read(key.fd, _CHUNK):
+                    said[key.fileobj] = (said[key.fileobj] + chunk)[-_MOST:]
+                else:
+                    selector.unregister(key.fileobj)
+                    streams -= 1
+    return (said[process.stdout], said[process.stderr]), told
+
+
+def _end(process: subprocess.Popen[bytes], told: str) -> None:
+    """See a program ended: by itself, by the end of its input, or by signals to all it began."""
+    if process.stdin:
+        with suppress(BrokenPipeError):
+            process.stdin.close()
+        seconds = _KEEPER_SECONDS
+    else:
+        seconds = 0.0 if told else _END_SECONDS
+    for sent in (None, signal.SIGTERM, signal.SIGKILL):
+        if sent:
+            with suppress(PermissionError, ProcessLookupError):  # another user's: left to itself
+                os.killpg(process.pid, sent)
+            seconds = _END_SECONDS
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(seconds)
+            return

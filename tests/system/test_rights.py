@@ -1,0 +1,437 @@
+"""Who may do what where mail is kept in step: real sudo, sshd and Unison, and the shipped files.
+
+Two machines, main and the backup, each with a root folder of its own as engine.py makes them, in
+one network that nobody else has. They are set up by README.md's own lines; what apt-get would bring
+is this machine's.
+"""
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from shlex import join
+
+import pytest
+from engine import (
+    PATH,
+    ROOT,
+    SECONDS,
+    Container,
+    Image,
+    Mount,
+    built_images,
+    holder,
+    lay_root,
+    run_in,
+    this_machine,
+)
+
+from demo.parts import Part
+
+MAIN, BACKUP = "192.0.2.1", "198.51.100.7"
+MAIL = "/var/vmail/alice/Maildir"
+MARK = "a-machine-of-test-rights"
+EXAMPLE_KEY = "ssh-ed25519 AAAA... vmail@backup\n"
+
+# As Debian has it, as far as it matters here.
+ETC: Mapping[str, str] = {
+    "hosts": f"127.0.0.1 localhost {socket.gethostname()}\n",
+    "security/limits.conf": "",
+    "pam.d/other": (
+        "auth sufficient pam_rootok.so\nauth required pam_deny.so\n"
+        "account required pam_unix.so\nsession required pam_limits.so\n"
+        "session required pam_unix.so\n"
+    ),
+    "sudoers": (
+        "Defaults env_reset\nDefaults mail_badpass\n"
+        'Defaults secure_path="/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"\n'
+        "Defaults use_pty\nroot ALL=(ALL:ALL) ALL\n%sudo ALL=(ALL:ALL) ALL\n"
+        "@includedir /etc/sudoers.d\n"
+    ),
+    "sudoers.d/README": "",
+    "ssh/sshd_config": (
+        f"ListenAddress {MAIN}\nKbdInteractiveAuthentication no\nUsePAM yes\nX11Forwarding yes\n"
+        "PrintMotd no\nAcceptEnv LANG LC_*\nSubsystem sftp /usr/lib/openssh/sftp-server\n"
+    ),
+}
+
+# What implies NoNewPrivileges= for a service with a User=: systemd.exec(5), and Debian 12's
+# systemd does not care what NoNewPrivileges= itself says then.
+IMPLYING = (
+    "LockPersonality",
+    "MemoryDenyWriteExecute",
+    "NoNewPrivileges",
+    "PrivateDevices",
+    "ProtectClock",
+    "ProtectHostname",
+    "ProtectKernelLogs",
+    "ProtectKernelModules",
+    "ProtectKernelTunables",
+    "RestrictAddressFamilies",
+    "RestrictNamespaces",
+    "RestrictRealtime",
+    "RestrictSUIDSGID",
+    "SystemCallArchitectures",
+    "SystemCallFilter",
+    "SystemCallLog",
+)
+UNIT = ROOT / "examples" / "systemd" / "zonerw-actions.service"
+DROP_IN = ROOT / "examples" / "sync" / "backup" / "sync.conf"
+
+
+@dataclass(frozen=True)
+class Machine:
+    """One of the two."""
+
+    container: Container
+
+    def run(self, *words: str, user: str = "root") -> subprocess.CompletedProcess[str]:
+        """Run a command as one of its users."""
+        return self.container.run(*as_user(user), *words)
+
+    def do(self, script: str) -> str:
+        """Run lines of a shell as root that all succeed; what they print."""
+        done = self.run("sh", "-e", "-c", script)
+        assert done.returncode == 0, f"{script}: {done.stdout}{done.stderr}"
+        return done.stdout
+
+    def path(self, path: str) -> Path:
+        """Where a file of it is for us."""
+        return self.container.root / path.lstrip("/")
+
+
+@dataclass(frozen=True)
+class Machines:
+    """Both."""
+
+    main: Machine
+    backup: Machine
+
+
+@pytest.fixture(scope="module")
+def machines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machines]:
+    """Both, set up as README.md has it, with no mail yet."""
+    folder = tmp_path_factory.mktemp("rights")
+    bare = Image(folder / "bare")
+    lay_root(bare.root)
+    with ExitStack() as leaving:
+        network = holder(leaving)
+        run_in(network, "ip", "link", "set", "lo", "up")
+        for address in (MAIN, BACKUP):
+            run_in(network, "ip", "address", "add", f"{address}/32", "dev", "lo")
+        main = machine("main", bare, network, leaving)
+        backup = machine("backup", built_images(folder)["zonerw"], network, leaving)
+        main.do("mkdir /run/sshd; useradd --system --no-create-home sshd; ssh-keygen -A")
+        main.do("/usr/sbin/sshd")
+        for its in (main, backup):
+            its.do("adduser --quiet --system --group --home /var/vmail vmail")
+        set_up(main, backup)
+        yield Machines(main, backup)
+
+
+def machine(name: str, image: Image, network: int, leaving: ExitStack) -> Machine:
+    """Start one with a system's files in /etc; it does nothing by itself."""
+    root = image.root.parent / "machines" / name / "root"
+    root.parent.mkdir(parents=True)
+    shutil.copytree(image.root, root, symlinks=True)
+    for path, text in ETC.items():
+        place = root / "etc" / path
+        place.parent.mkdir(exist_ok=True)
+        place.write_text(text)
+    # Before it has its root, what would be run in it would be run on this machine.
+    (root / MARK).touch()
+    healthy = {"test": ["CMD", "test", "-e", f"/{MARK}"]}
+    service = {"user": "0:0", "command": ["sleep", "infinity"], "healthcheck": healthy}
+    own = root.parent / "sbin"
+    own.mkdir()
+    mounts = [*this_machine(), Mount(own, "/usr/local/sbin", read_only=False)]
+    container = Container(name, service, image, root, mounts, network)
+    log = root.parent / "log"
+    part = Part(name, name, container.argv(), log, os.environ, container.healthy)
+    leaving.callback(part.kill)
+    part.start()
+    its = Machine(container)
+    its.do("groupadd --gid 5 tty; pwconv; grpconv; chmod 0440 /etc/sudoers /etc/sudoers.d/*")
+    return its
+
+
+def set_up(main: Machine, backup: Machine) -> None:
+    """Do what README.md says, in its order; the key is brought to main by hand."""
+    text = (ROOT / "README.md").read_text()
+    section = text[text.index("### Setting it up") :]
+    first, there, again = re.findall(r"(?m)(?:^    .*\n)+", section)[:3]
+    backup.do(lines(first))
+    shutil.copytree(ROOT / "examples" / "sync" / "main", main.path("/root/main"))
+    key = backup.path("/var/vmail/.ssh/id_ed25519.pub").read_text()
+    authorized = main.path("/root/main/authorized_keys")
+    shipped = authorized.read_text()
+    assert EXAMPLE_KEY in shipped
+    authorized.write_text(shipped.replace(EXAMPLE_KEY, key))
+    main.do("cd /root/main\n" + lines(there))
+    backup.do(lines(again))
+
+
+def lines(block: str) -> str:
+    """A block of README.md, but for what there is nothing to be done for here."""
+    elsewhere = ("apt-get ", "systemctl ", "runuser -u zonerw -- zonerw sync ")
+    kept = [line.strip() for line in block.splitlines()]
+    return "\n".join(line for line in kept if not line.startswith(elsewhere))
+
+
+def as_user(user: str) -> tuple[str, ...]:
+    """What comes before a command, for a user to run it."""
+    if user == "root":
+        return ()
+    return ("setpriv", "--reuid", user, "--regid", user, "--init-groups")
+
+
+# --- over SSH ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "words",
+    [[], ["id"], ["/bin/sh"], ["unison -server; id"], ["-s", "sftp"]],
+    ids=lambda words: " ".join(words) or "nothing",
+)
+def test_the_key_opens_unisons_server_whatever_is_asked_for(
+    machines: Machines, words: list[str]
+) -> None:
+    """It says hello, and ends with its input."""
+    done = ssh(machines, f"zonerw@{MAIN}", *words)
+    assert done.stdout.startswith("Unison 2.5"), done.stderr
+    assert "uid=" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "refusal"),
+    [
+        (["-tt"], "PTY allocation request failed"),
+        (["-W", f"{MAIN}:22"], "administratively prohibited"),
+        (["-R", "10022:127.0.0.1:22"], "remote port forwarding failed"),
+    ],
+    ids=["terminal", "forwarding", "forwarding back"],
+)
+def test_the_key_opens_nothing_beside_it(
+    machines: Machines, options: list[str], refusal: str
+) -> None:
+    """No way further into main's network, and none from there."""
+    done = ssh(machines, *options, f"zonerw@{MAIN}")
+    assert refusal in done.stderr
+
+
+@pytest.mark.parametrize("user", ["vmail", "root"])
+def test_the_key_is_nobody_elses(machines: Machines, user: str) -> None:
+    """It is zonerw who comes in, not the owner of the mail, to whom it belongs on the backup."""
+    assert "Permission denied" in ssh(machines, f"{user}@{MAIN}").stderr
+
+
+def ssh(machines: Machines, *words: str) -> subprocess.CompletedProcess[str]:
+    """Come from the backup as vmail; of what main says, only what can be printed."""
+    printable = ("sh", "-c", '"$@" | LC_ALL=C tr -cd "[:print:]"', "sh")
+    return machines.backup.run(*printable, "ssh", "-o", "BatchMode=yes", *words, user="vmail")
+
+
+# --- Unison's server --------------------------------------------------------------------------
+
+SERVER = (ROOT / "examples" / "sync" / "main" / "zonerw-unison-server").read_text()
+LEFT = ".unison.1700000000.M1P1.main.0123456789abcdef0123456789abcdef.unison.tmp"
+LONG_AGO = (1e9, 1e9)
+
+
+@dataclass(frozen=True)
+class Home:
+    """A home with mail, and what runs of Unison have left in it; all of it has old messages' times.
+
+    A file's ctime can't be set, so ages are told by scripts that know another number of days.
+    """
+
+    path: Path
+    mail: Path
+    left: tuple[Path, ...]
+    aside: Path
+
+    def serve(self, script: str) -> bytes:
+        """Run a script as sshd does, for nobody who has anything to say; what it prints."""
+        words = ("/bin/sh", "-c", script, "zonerw-unison-server")
+        environment = {"HOME": str(self.path), "PATH": PATH}
+        done = subprocess.run(
+            words, env=environment, input=b"", capture_output=True, timeout=SECONDS, check=False
+        )
+        assert done.stderr == b""
+        return done.stdout
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    """One message, one that was put aside, and two that were not wholly brought."""
+    maildir = tmp_path / "alice" / "Maildir"
+    mail = maildir / "cur" / "1000000000.M1P1.main:2,S"
+    aside = tmp_path / ".unison" / "backup" / "cur" / mail.name
+    left = (maildir / "new" / LEFT, maildir / "new" / LEFT.replace("M1", "M2") / "cur" / "x")
+    for path in (mail, aside, *left):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("hello")
+        os.utime(path, LONG_AGO)
+    return Home(tmp_path, mail, left, aside)
+
+
+def test_what_was_just_left_stays_whatever_its_time(home: Home) -> None:
+    """A run of right now may still write to it; what was put aside just now is an old message."""
+    home.serve(SERVER)
+    assert all(path.exists() for path in (home.mail, home.aside, *home.left))
+
+
+def test_what_was_left_goes_in_the_end_and_nothing_else(home: Home) -> None:
+    """As it goes a day, and two weeks, later: files and folders, by their names."""
+    home.serve(later(SERVER))
+    assert home.mail.exists()
+    assert not any(path.exists() for path in (home.aside, *home.left))
+    assert [path.name for path in home.left[0].parent.iterdir()] == []
+
+
+def test_nothing_is_said_before_unison_says_it(home: Home) -> None:
+    """Also where there is nothing to be looked through, or it may not be."""
+    hello = home.serve("exec unison -server")
+    assert hello.startswith(b"Unison")
+    assert home.serve(SERVER) == hello
+    shutil.rmtree(home.path / "alice")
+    shutil.rmtree(home.path / ".unison" / "backup")
+    assert home.serve(later(SERVER)) == hello
+    assert home.serve(SERVER.replace("mail=$HOME", "mail=/nowhere")) == hello
+
+
+def later(script: str) -> str:
+    """The script as if everything had lain there for a long time."""
+    for days, any_age in (("-ctime +0", "-ctime -1"), ("-ctime +13", "-ctime -14")):
+        assert script.count(days) == 1
+        script = script.replace(days, any_age)
+    return script
+
+
+# --- sudo -------------------------------------------------------------------------------------
+
+ALLOWED = {
+    "main": "/usr/local/sbin/zonerw-unison-server",
+    "backup": "/opt/zonerw/bin/zonerw-unison",
+}
+either = pytest.mark.parametrize("name", ALLOWED)
+
+
+@either
+def test_sudo_has_one_rule_for_zonerw(machines: Machines, name: str) -> None:
+    """One program, as one user, with no arguments."""
+    done = getattr(machines, name).run("sudo", "-n", "-l", user="zonerw")
+    rules = done.stdout.partition("may run the following commands")[2].splitlines()[1:]
+    assert [rule.strip() for rule in rules] == [f'(vmail) NOPASSWD: {ALLOWED[name]} ""']
+
+
+@either
+@pytest.mark.parametrize(
+    "words",
+    [
+        "-u vmail PROGRAM --help",
+        "-u vmail -g root PROGRAM",
+        "-u vmail PYTHONPATH=/tmp PROGRAM",
+        "-u vmail -E PROGRAM",
+        "-u vmail id",
+        "-u vmail -s",
+        "-u vmail -i",
+        "-u vmail -e /etc/hosts",
+        "-u zonerw PROGRAM",
+        "PROGRAM",
+        "id",
+    ],
+)
+def test_sudo_refuses_zonerw_all_else(machines: Machines, name: str, words: str) -> None:
+    """Other arguments, programs, users, groups, variables, an editor."""
+    asked = words.replace("PROGRAM", ALLOWED[name]).split()
+    refused(getattr(machines, name).run("sudo", "-n", *asked, user="zonerw"))
+
+
+@either
+def test_sudo_refuses_all_others(machines: Machines, name: str) -> None:
+    """Who owns the mail becomes nobody else."""
+    machine = getattr(machines, name)
+    for user in ("root", "zonerw"):
+        refused(machine.run("sudo", "-n", "-u", user, ALLOWED[name], user="vmail"))
+
+
+def refused(done: subprocess.CompletedProcess[str]) -> None:
+    """Expect that nothing was run."""
+    assert (done.returncode, done.stdout) == (1, "")
+    assert re.match("sudo: a password is required|(sudo: s|S)orry,.* not allowed", done.stderr)
+
+
+# --- the unit ---------------------------------------------------------------------------------
+
+
+def test_the_drop_in_gives_up_no_more_than_sudo_takes() -> None:
+    """What forbids to gain privileges goes; every other line of the unit stays."""
+    unit, both = service(UNIT), service(UNIT, DROP_IN)
+    changed = {name for name in both if both[name] != unit.get(name)}
+    assert changed - set(IMPLYING) == {"CapabilityBoundingSet", "ReadWritePaths", "DevicePolicy"}
+    assert no_new_privileges(unit)
+    assert not no_new_privileges(both)
+    assert both["ReadWritePaths"].startswith(unit["ReadWritePaths"])
+
+
+def test_sudo_works_with_what_the_drop_in_allows(machines: Machines) -> None:
+    """It has nothing to complain about."""
+    done = machines.backup.run(*in_the_unit(service(UNIT, DROP_IN), *SUDO))
+    assert "sudo:" not in done.stderr
+
+
+def test_sudo_takes_the_drop_in(machines: Machines) -> None:
+    """Without it, sudo says why it does not work."""
+    done = machines.backup.run(*in_the_unit(service(UNIT), *SUDO))
+    assert 'The "no new privileges" flag is set' in done.stderr
+
+
+@pytest.mark.parametrize("capability", ["CAP_SETUID", "CAP_SETGID"])
+def test_sudo_takes_each_capability(machines: Machines, capability: str) -> None:
+    """The third, CAP_AUDIT_WRITE, is for its report, where the kernel wants one."""
+    settings = service(UNIT, DROP_IN)
+    fewer = settings["CapabilityBoundingSet"].replace(capability, "").strip()
+    settings["CapabilityBoundingSet"] = fewer
+    done = machines.backup.run(*in_the_unit(settings, *SUDO))
+    assert done.returncode == 1
+    assert "Operation not permitted" in done.stderr
+
+
+SUDO = ("sudo", "-n", "-u", "vmail", "--", ALLOWED["backup"])
+
+
+def service(*files: Path) -> dict[str, str]:
+    """The settings of the section [Service] when all these files have been read."""
+    found: dict[str, str] = {}
+    for file in files:
+        section = file.read_text().partition("[Service]\n")[2].partition("\n[")[0]
+        for line in re.findall(r"(?m)^\w+=.*$", section):
+            name, _, value = line.partition("=")
+            if name in ("CapabilityBoundingSet", "ReadWritePaths"):  # these add up
+                value = f"{found.get(name, '')} {value}".strip()
+            found[name] = value
+    return found
+
+
+def no_new_privileges(settings: Mapping[str, str]) -> bool:
+    """Whether systemd sets the flag for it."""
+    return any(settings.get(name, "") not in ("", "no") for name in IMPLYING)
+
+
+def in_the_unit(settings: Mapping[str, str], *words: str) -> tuple[str, ...]:
+    """The words as systemd would run them for User=zonerw: its rights, and what it may write to."""
+    assert (settings["ProtectSystem"], settings["StateDirectory"]) == ("strict", "zonerw")
+    paths = ["/var/lib/zonerw", *settings["ReadWritePaths"].replace("-/", "/").split()]
+    script = "".join(f"[ ! -e {path} ] || mount --bind {path} {path}\n" for path in paths)
+    script += "mount -t tmpfs -o mode=1777 tmpfs /tmp\nmount -o remount,bind,ro /\n"
+    kept = settings["CapabilityBoundingSet"].lower().replace("cap_", "+").split()
+    flags = ["--inh-caps=-all", f"--bounding-set={','.join(['-all', *kept])}"]
+    flags += ["--no-new-privs"] if no_new_privileges(settings) else []
+    script += f"exec {join([*as_user('zonerw'), *flags, *words])}\n"
+    return ("unshare", "--mount", "sh", "-e", "-c", script)

@@ -105,7 +105,7 @@ _ALERTS = """\
 max by (alertname, severity, alertstate, about) (
   label_join(
     ALERTS{alertname!="ServerWatched"}, "about", " ",
-    "server", "check", "address", "zone", "nameserver", "reference", "step", "instance"
+    "server", "check", "address", "zone", "nameserver", "reference", "step", "instance", "job"
   )
 )"""
 
@@ -135,6 +135,28 @@ _SOURCES = """\
 max by (zone) (zonerw_zone_source_pending)
   + on (zone) (min by (zone) (zonerw_zone_source_valid) == bool 0)
 or max by (zone) (zonerw_zone_source_pending)"""
+
+_INTERVAL = "max by (job) (zonerw_sync_interval_seconds)"
+_SUCCESS = "max by (job) (zonerw_sync_last_success_timestamp_seconds)"
+_FIRST_RUN = "max by (job) (zonerw_sync_since_timestamp_seconds)"
+_SKIPPED = "max by (job) (zonerw_sync_skipped)"
+_FAILED = "max by (job) (zonerw_sync_failed)"
+_REFUSED = "max by (job) (zonerw_sync_refused_deletions)"
+
+# What is worst of a sync job: 3 refused, 2 no success for three intervals, 1 files are left, 0 none
+# of these; as the alerts have it, but at once.
+_SYNC = f"""\
+({_REFUSED} > bool 0) * 3 > 0
+or (time() - ({_SUCCESS} or {_FIRST_RUN}) > bool 3 * {_INTERVAL}) * 2 > 0
+or ({_SKIPPED} + {_FAILED} > bool 0) > 0
+or {_INTERVAL} * 0"""
+
+_IN_STEP: Words = {
+    "0": ("in step", GOOD),
+    "1": ("leaves files", WARNING),
+    "2": ("stale", BAD),
+    "3": ("refused", BAD),
+}
 
 
 def _a_minute(metric: str, *labels: str) -> str:
@@ -212,6 +234,7 @@ def overview() -> list[Panel]:
         *_at_a_glance(),
         *_servers(),
         *_nameservers(),
+        _mail_and_sites(),
     ]
 
 
@@ -361,6 +384,45 @@ def _nameservers() -> list[Panel]:
     ]
 
 
+def _mail_and_sites() -> Panel:
+    left = ((None, PLAIN), (1, WARNING))
+    return rows(
+        "Mail and sites",
+        (24, 7),
+        "What is kept in step between the servers, job by job, and what its last run came to. "
+        "Stale: no success for three intervals. Refused: so many messages would have been deleted. "
+        "`zonerw sync JOB` runs one at once, and says what is wrong.",
+        [
+            Column(_SYNC, "standing", words=_IN_STEP),
+            Column(
+                f"{_SUCCESS} * 1000 or {_INTERVAL} * 0",
+                "succeeded",
+                units.DateTimeFromNow,
+                words={"0": ("never yet", WARNING)},
+            ),
+            Column(_INTERVAL, "every", units.Seconds),
+            Column("max by (job) (zonerw_sync_duration_seconds)", "took", units.Seconds),
+            Column("max by (job) (zonerw_sync_exit_status)", "exit"),
+            Column(_SKIPPED, "skipped", steps=left),
+            Column(_FAILED, "failed", steps=left),
+            Column(_REFUSED, "refused", steps=((None, PLAIN), (1, BAD))),
+        ],
+        {
+            "job": "job",
+            "standing": "standing",
+            "succeeded": "last success",
+            "every": "runs every",
+            "took": "last run took",
+            "exit": "exit status",
+            "skipped": "files skipped",
+            "failed": "files failed",
+            "refused": "deletions refused",
+        },
+        nothing="No job is configured, or zonerw actions can't be asked.",
+        most="standing",
+    )
+
+
 # --- what each look found ---------------------------------------------------------------------
 
 
@@ -479,7 +541,7 @@ def _evidence() -> list[Panel]:
 
 
 def machine_room() -> list[Panel]:
-    """How zonerw's own parts do: scrapes, runs, steps, messages that come and go, sources."""
+    """How zonerw's own parts do: scrapes, runs, steps, messages that come and go, sources, jobs."""
     ours = '{job=~"zonerw-.*"}'
     return [
         states(
@@ -522,6 +584,7 @@ def machine_room() -> list[Panel]:
         ),
         *_runs(),
         *_zones(),
+        *_sync_jobs(),
     ]
 
 
@@ -633,6 +696,62 @@ def _zones() -> list[Panel]:
             {"zone": "zone", "asks": "asks after", "gives up": "gives up after"},
             nothing="Not known: no nameserver answers, or the exporter can't be asked.",
             least="gives up after",
+        ),
+    ]
+
+
+def _sync_jobs() -> list[Panel]:
+    return [
+        states(
+            "Mail and sites over time",
+            (12, 7),
+            "Whether each job keeps its two sides in step. Stale: no success for three intervals. "
+            "Refused: too many messages would have been deleted.",
+            {"{{job}}": _SYNC},
+            _IN_STEP,
+        ),
+        lines(
+            "How long mail and sites took",
+            (12, 7),
+            "The last run of each job, whatever came of it. One that hangs is ended at its "
+            "timeout, 10 minutes if zonerw.toml says nothing else.",
+            {"{{job}}": "max by (job) (zonerw_sync_duration_seconds)"},
+            units.Seconds,
+        ),
+        lines(
+            "Runs of mail and sites",
+            (8, 7),
+            "How often each job was run: at its interval, at once on a switch, and soon again "
+            "after a failure. A run that was refused is a failure too.",
+            {
+                "{{job}}": _a_minute("zonerw_sync_runs_total", "job"),
+                "{{job}} failed": _a_minute("zonerw_sync_failures_total", "job"),
+            },
+            units.CountsPerMinute,
+        ),
+        lines(
+            "What mail and sites changed",
+            (8, 7),
+            "How many files and folders each job has changed on either side, flags and deletions "
+            "included; and how many messages it has deleted.",
+            {
+                "{{job}}": _a_minute("zonerw_sync_transferred_total", "job"),
+                "{{job}} deleted": _a_minute("zonerw_sync_deleted_total", "job"),
+            },
+            units.CountsPerMinute,
+        ),
+        lines(
+            "Left as they are",
+            (8, 7),
+            "Files that the last run of each job skipped, which a person has to decide about, or "
+            "failed to bring over; and messages that it would have deleted, which was refused. "
+            "Nothing but zeros is right.",
+            {
+                "{{job}} skipped": _SKIPPED,
+                "{{job}} failed": _FAILED,
+                "{{job}} refused": _REFUSED,
+            },
+            units.NoUnit,
         ),
     ]
 

@@ -274,6 +274,36 @@ def test_each_number_that_is_not_known_says_so(tmp_path: Path) -> None:
     assert (words["text"], words["color"]) == ("not known", "blue")
 
 
+SYNC = 'zonerw_sync_%s{job="mail",instance="it"}'
+FIRST, LAST = "since_timestamp_seconds", "last_success_timestamp_seconds"
+ALL_DONE = {LAST: 60, "skipped": 0, "failed": 0, "refused_deletions": 0}
+
+
+@pytest.mark.parametrize(
+    ("its", "standing", "word"),
+    [
+        pytest.param(ALL_DONE, 0, "in step", id="all done"),
+        pytest.param({LAST: 60}, 0, "in step", id="a command"),
+        pytest.param({FIRST: 60}, 0, "in step", id="no success yet"),
+        pytest.param({FIRST: 59}, 2, "stale", id="never a success"),
+        pytest.param({FIRST: 0, LAST: 59}, 2, "stale", id="no success any more"),
+        pytest.param({**ALL_DONE, "skipped": 1}, 1, "leaves files", id="skipped"),
+        pytest.param({**ALL_DONE, "failed": 1}, 1, "leaves files", id="failed"),
+        pytest.param({**ALL_DONE, "failed": 1, LAST: 59}, 2, "stale", id="failed for long"),
+        pytest.param({**ALL_DONE, "refused_deletions": 7, LAST: 59}, 3, "refused", id="refused"),
+    ],
+)
+def test_of_a_sync_job_what_is_worst_is_told(
+    its: dict[str, int], standing: int, word: str, tmp_path: Path
+) -> None:
+    """At 31 min, of one that runs every ten: whatever else is wrong with it."""
+    panel = panel_called("Mail and sites over time")
+    series = {SYNC % name: f"{value}x130" for name, value in its.items()}
+    series[SYNC % "interval_seconds"] = "600x130"
+    told(tmp_path, series, *exprs(panel), 31, {'{job="mail"}': standing})
+    assert words_of(panel)[str(standing)]["text"] == word
+
+
 def told(
     folder: Path, series: Mapping[str, str], expr: str, at: int, samples: Mapping[str, float]
 ) -> None:

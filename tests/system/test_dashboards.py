@@ -35,6 +35,9 @@ ONLY_IN_TROUBLE = ("Alerts", "Checks")
 # The name in the certificate, which vouches for itself; good until then.
 HOST, ENDS = "www.example.invalid", "20991231000000Z"
 
+# So many messages are more than ever vanish unasked.
+MESSAGES = 8
+
 Series = list[tuple[Mapping[str, str], float]]
 
 
@@ -156,21 +159,56 @@ def test_every_query_gives_something(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
     port = free_port("127.0.0.1")
     check = f'[servers.main.checks.imaps]\ntcp = {port}\ntls = "{HOST}"\nrequired = false\n\n'
+    mail = two_mailboxes(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))  # where Unison keeps what it knows
+    roots = ", ".join(f'"{side}"' for side in mail)
+    jobs = f'\n[sync.mail]\nunison = [{roots}]\n\n[sync.site]\ncommand = ["true"]\n'
 
-    def with_tls(text: str) -> str:
-        return text.replace("[servers.backup]\n", f"{check}[servers.backup]\n", 1)
+    def with_tls_and_jobs(text: str) -> str:
+        return text.replace("[servers.backup]\n", f"{check}[servers.backup]\n", 1) + jobs
 
-    with Stack(edit=with_tls) as stack, showing(stack.main, port, certificate, key):
+    with Stack(edit=with_tls_and_jobs) as stack, showing(stack.main, port, certificate, key):
         stack.settle()
         in_peace(stack)
+        changed_on_both(mail)
         in_an_outage(stack)
+        emptied(mail)
         pinned_afterwards(stack)
         keeps_what_it_names(stack)
+
+
+def two_mailboxes(folder: Path) -> tuple[Path, Path]:
+    """One with messages, and an empty one beside it."""
+    here, there = folder / "here", folder / "there"
+    for side in (here, there):
+        (side / "cur").mkdir(parents=True)
+    for number in range(MESSAGES):
+        (here / "cur" / f"{number}.M1P1.mail:2,").write_text(f"Subject: {number}\n\n")
+    return here, there
+
+
+def changed_on_both(mail: tuple[Path, Path]) -> None:
+    """Have the next run skip a file."""
+    for side in mail:
+        (side / "subscriptions").write_text(f"{side}\n")
+
+
+def emptied(mail: tuple[Path, Path]) -> None:
+    """Have the next run be refused."""
+    here, there = ([*(side / "cur").iterdir()] for side in mail)
+    assert len(here) == len(there) == MESSAGES
+    for path in here:
+        path.unlink()
 
 
 def in_peace(stack: Stack) -> None:
     """No panel is empty but for those of trouble."""
     answered(stack, *EMPTY_IN_PEACE)
+    done = {"standing": 0, "exit status": 0, "runs every": 600}
+    stands(stack, "mail", {**done, "files skipped": 0, "files failed": 0, "deletions refused": 0})
+    stands(stack, "site", done)
+    earliest = min(its["last success"] for its in jobs(stack).values()) / 1000
+    assert time.time() - 10 * SOON < earliest < time.time()
     assert why(stack) == "none in the time shown"
     (certificates,) = shown(stack, "Certificates")
     ((labels, left),) = certificates
@@ -206,7 +244,31 @@ def in_an_outage(stack: Stack) -> None:
         )
 
     wait_for(told, SOON, "the panels to tell of the outage")
+    stands(stack, "mail", {"standing": 1, "exit status": 1, "files skipped": 1})
     answered(stack, "Pinned")
+
+
+def stands(stack: Stack, job: str, expected: Mapping[str, float]) -> None:
+    """Wait until the table of jobs says so of one: the switch before this made it run."""
+
+    def told() -> bool:
+        return expected.items() <= jobs(stack).get(job, {}).items()
+
+    with contextlib.suppress(TimeoutError):
+        wait_for(told, SOON, f"the table to say {expected} of {job}")
+    assert expected.items() <= jobs(stack)[job].items()
+
+
+def jobs(stack: Stack) -> dict[str, dict[str, float]]:
+    """By job, what the table of jobs says, column by column."""
+    title = "Mail and sites"
+    (panel,) = (its for board in DASHBOARDS for its in board["panels"] if its["title"] == title)
+    columns = panel["transformations"][-1]["options"]["renameByName"]
+    found: dict[str, dict[str, float]] = {}
+    for target, series in zip(panel["targets"], shown(stack, title), strict=True):
+        for its, value in series:
+            found.setdefault(its["job"], {})[columns[f"Value #{target['refId']}"]] = value
+    return found
 
 
 def standing(stack: Stack) -> dict[str, set[float]]:
@@ -245,6 +307,16 @@ def pinned_afterwards(stack: Stack) -> None:
         )
 
     wait_for(told, SOON, "the panels to tell of the pin and the source")
+    stands(stack, "mail", {"standing": 3, "deletions refused": MESSAGES})
+    stands(stack, "site", {"standing": 0})
+
+    def alerted() -> bool:
+        (alerts,) = shown(stack, "Alerts")
+        return ("SyncRefused", "firing", "mail") in {
+            (its["alertname"], its["alertstate"], its["about"].strip()) for its, _ in alerts
+        }
+
+    wait_for(alerted, SOON, "the alert that is about this job")
     answered(stack, "Alerts")
 
 

@@ -148,9 +148,7 @@ class Schedule:
         failures = 0
         while not self._stop.is_told():
             failures = 0 if self._succeeds(name) else failures + 1
-            every = self._config[name].every
-            again = min(every, _AGAIN_SECONDS * 2 ** min(failures - 1, 30)) if failures else every
-            if self._awake[name].wait(again):
+            if self._awake[name].wait(pause(self._config[name].every, failures)):
                 self._awake[name].clear()
                 failures = 0
 
@@ -163,6 +161,13 @@ class Schedule:
         except Exception:  # whatever it was: the next run must still come
             log.exception("sync failed", extra={"job": name})
         return False
+
+
+def pause(every: float, failures: int) -> float:
+    """Seconds from the end of a run to the next, after so many failures in a row."""
+    if not failures:
+        return every
+    return min(every, _AGAIN_SECONDS * 2 ** min(failures - 1, 30))  # more would be no number
 
 
 def show(config: Config) -> Mapping[str, tuple[Job, SyncRecord | None]]:
@@ -431,4 +436,7 @@ def _end(process: subprocess.Popen[bytes], told: str) -> None:
             seconds = _END_SECONDS
         with suppress(subprocess.TimeoutExpired):
             process.wait(seconds)
-            return
+            break
+    if told and not process.stdin:
+        with suppress(PermissionError, ProcessLookupError):  # nothing is left, most often
+            os.killpg(process.pid, signal.SIGKILL)

@@ -2,6 +2,7 @@
 
 import os
 import pwd
+import re
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -34,6 +35,10 @@ published = "{tmp_path}/published"
 kind = "nsd"
 address = "127.0.0.1"
 port = {free_port("127.0.0.1")}
+[sync.mail]
+unison = ["{tmp_path}/here", "{tmp_path}/there"]
+[sync.site]
+command = ["sh", "-c", "cat {tmp_path}/site"]
 [actions]
 state = "{tmp_path}/state"
 listen = "127.0.0.1:{free_port("127.0.0.1")}"
@@ -60,6 +65,9 @@ def zonerw(config: Path, *words: str) -> Result:
             "--reason: expected printable text, 200 characters",
         ),
         (("status", "--json", "--serving"), "expected --json or --serving, not both"),
+        (("sync",), "Missing argument"),
+        (("sync", "mial"), "mial: no such job; expected one of [sync.NAME]: mail, site\n"),
+        (("sync", "site", "--allow-deletions"), "site: --allow-deletions is for jobs of Unison's"),
     ],
 )
 def test_wrong_usage(config: Path, words: tuple[str, ...], said: str) -> None:
@@ -130,3 +138,32 @@ def test_who_gives_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     assert cli._person() == pwd.getpwuid(os.getuid()).pw_name
     monkeypatch.setattr(os, "getuid", lambda: 2**31 - 2)
     assert cli._person() == "user 2147483646"
+
+
+def test_a_job_by_hand(config: Path) -> None:
+    """One line says what it came to: on standard output if it did, else on the other."""
+    failed = zonerw(config, "sync", "site")
+    assert (failed.exit_code, failed.stdout) == (1, "")
+    assert (
+        failed.stderr == f"site: failed: sh: cat: {config.parent}/site: No such file or directory\n"
+    )
+    (config.parent / "site").touch()
+    done = zonerw(config, "sync", "site")
+    assert (done.exit_code, done.stderr) == (0, "")
+    assert re.fullmatch(r"site: done in 0\.\d s\n", done.stdout)
+
+
+def test_a_missing_folder_is_refused(config: Path) -> None:
+    """A disk that is not mounted, perhaps: nothing is asked of Unison."""
+    done = zonerw(config, "sync", "mail")
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert done.stderr == f"mail: refused: {config.parent}/here is missing; is it mounted?\n"
+
+
+def test_a_state_folder_that_cant_be_used_runs_no_job(config: Path) -> None:
+    """Status 2, with the reason."""
+    (config.parent / "state").rmdir()
+    (config.parent / "state").touch()
+    done = zonerw(config, "sync", "site")
+    assert done.exit_code == 2
+    assert "state: can't be used: File exists\n" in done.stderr

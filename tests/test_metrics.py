@@ -13,7 +13,9 @@ from actions.accept import Standing
 from actions.decide import Decision
 from actions.judge import Judgement
 from actions.metrics import Metrics
+from actions.records import SyncRecord
 from exporter import config as configuration
+from exporter.config import CommandJob, UnisonJob
 
 GOLDEN = Path(__file__).parent / "golden" / "actions.txt"
 
@@ -26,6 +28,36 @@ JUDGEMENT = Judgement(
     looking=True,
     decision=Decision("main", None, ""),
 )
+
+
+REFUSED = SyncRecord(
+    since=datetime(2026, 11, 1, tzinfo=UTC),
+    ended=datetime(2026, 11, 22, 6, tzinfo=UTC),
+    succeeded=datetime(2026, 11, 22, 5, tzinfo=UTC),
+    outcome="refused",
+    reason="it would delete 512 of 2000 messages",
+    seconds=0.25,
+    end=None,
+    skipped=2,
+    failed=1,
+    paths={"/a/cur/1": "conflicting updates"},
+    too_many=512,
+    runs_total=3000,
+    failures_total=7,
+    transferred_total=4711,
+    deleted_total=321,
+    messages={},
+)
+WELL = REFUSED.model_copy(
+    update={"outcome": "done", "succeeded": REFUSED.ended, "end": 0, "too_many": 0, "skipped": 0}
+)
+MAIL = UnisonJob(unison=["/a", "/b"], every="10m")
+SYNCS = {
+    "mail": (MAIL, REFUSED),
+    "new": (MAIL, None),
+    "never": (MAIL, WELL.model_copy(update={"succeeded": None})),
+    "site": (CommandJob(command=["true"], every="1h"), WELL),
+}
 
 
 def page(metrics: Metrics) -> str:
@@ -56,6 +88,7 @@ def lively() -> Metrics:
             "old.example": Standing("gone"),
         }
     )
+    metrics.show_syncs(lambda: SYNCS)
     metrics.alertmanager(datetime(2026, 11, 22, 4, tzinfo=UTC), up=True)
     metrics.alertmanager(datetime(2026, 11, 22, 5, tzinfo=UTC), up=False)
     metrics.webhook_alerts.labels("MainDown", "firing").inc()

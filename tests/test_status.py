@@ -14,9 +14,11 @@ from actions.accept import SLOW, Standing
 from actions.judge import Judgement
 from actions.notify import Behind, Serves
 from actions.outcome import Outcome, ZoneOutcome
+from actions.records import SyncRecord
 from actions.state import Meant, StateError
 from actions.status import Answer, Document, Files, Moment, Run, Trouble, answer, document
 from exporter import config as configuration
+from exporter.config import UnisonJob
 
 CONFIG = configuration.read(Path("examples/zonerw.toml"))
 NOW = datetime(2026, 11, 22, 10, tzinfo=UTC)
@@ -410,6 +412,84 @@ def test_the_last_ten_switches_come_newest_first() -> None:
     history = [MEANT.model_copy(update={"since": SINCE + timedelta(hours=n)}) for n in range(12)]
     its = document(CONFIG, replace(FILES, history=history), MOMENT)
     assert [switch.at for switch in its.switches] == [m.since for m in reversed(history[2:])]
+
+
+def sync_of(**its: object) -> str:
+    """What is said of a job that ended a minute ago, but for what is told."""
+    record = SyncRecord.model_validate(
+        {
+            "since": SINCE,
+            "ended": NOW - timedelta(minutes=1),
+            "succeeded": NOW - timedelta(minutes=1),
+            "outcome": "done",
+            "reason": "",
+            "seconds": 0.4,
+            "end": 0,
+            "skipped": 0,
+            "failed": 0,
+            "paths": {},
+            "too_many": 0,
+            "runs_total": 2,
+            "failures_total": 1,
+            "transferred_total": 3,
+            "deleted_total": 4,
+            "messages": {},
+            **its,
+        }
+    )
+    config = replace(CONFIG, sync={"mail": UnisonJob(unison=["/a", "/b"], every="10m")})
+    its_document = document(config, replace(FILES, sync={"mail": record}), MOMENT)
+    sent = Document.model_validate_json(its_document.model_dump_json(by_alias=True))
+    _, _, rest = text.tell(sent).partition("(last asked a minute ago at most)\n\n")
+    return rest.partition("\n\nthe last switches")[0]
+
+
+LONG_AGO = NOW - timedelta(hours=2)
+
+
+@pytest.mark.parametrize(
+    ("its", "said"),
+    [
+        ({}, "mail was in step 1 minute ago"),
+        (
+            {"outcome": "failed", "reason": "no route", "succeeded": LONG_AGO},
+            "mail is not in step: no route\n  it last was 2 hours ago, at 2026-11-22 08:00:00 UTC",
+        ),
+        ({"outcome": "failed", "reason": "no", "succeeded": None}, "mail is not in step: no"),
+        (
+            {"outcome": "refused", "reason": "it would", "too_many": 9, "succeeded": LONG_AGO},
+            (
+                "mail is not kept in step, refused: it would\n"
+                "  if that is meant: zonerw sync mail --allow-deletions\n"
+                "  it last was 2 hours ago, at 2026-11-22 08:00:00 UTC"
+            ),
+        ),
+        (
+            {"outcome": "refused", "reason": "/a is empty", "succeeded": None},
+            "mail is not kept in step, refused: /a is empty",
+        ),
+        (
+            {"skipped": 3, "paths": {"/a/cur/1": "conflicting updates"}},
+            "mail was in step 1 minute ago\n  /a/cur/1: conflicting updates\n  and 2 more",
+        ),
+        (
+            {"ended": LONG_AGO},
+            (
+                "mail was in step 2 hours ago\n"
+                "  nobody has run it since, though it is due every 10 minutes"
+            ),
+        ),
+    ],
+)
+def test_how_a_job_stands_that_keeps_the_servers_in_step(its: dict[str, object], said: str) -> None:
+    """When it last did, why it does not, what was left, and the command that mends it."""
+    assert sync_of(**its) == said
+
+
+def test_a_job_before_its_first_run() -> None:
+    """It is known of, at least."""
+    config = replace(CONFIG, sync={"mail": UnisonJob(unison=["/a", "/b"], every="10m")})
+    assert "\n\nmail: no run has ended yet\n\n" in text.tell(document(config, FILES, MOMENT))
 
 
 def test_what_other_programs_read() -> None:

@@ -214,8 +214,7 @@ class _Talk:
             while open_streams:
                 ready = selector.select(max(0.0, deadline - time.monotonic()))
                 if not ready:
-                    seconds = f"{self._pair.timeout:g}"
-                    self._give_up(Result("failed", f"no end within {seconds} s"))
+                    self._give_up(Result("failed", self._too_late()))
                     return
                 for key, _ in ready:
                     chunk = os.read(key.fd, _CHUNK)
@@ -269,6 +268,12 @@ class _Talk:
         elif _ANY_QUESTION.search(line) and not _ROW_BEGINS.match(line):
             asked = line.decode(errors="replace")
             self._give_up(Result("failed", f"unison asks what is not understood: {asked}"))
+
+    def _too_late(self) -> str:
+        late = f"no end within {self._pair.timeout:g} s"
+        if self._pair.messages is None:
+            return f"{late}; a first run copies everything: it may need a longer timeout"
+        return late
 
     def _emptied(self) -> str:
         where = self._pair.local if self._before == {"": 0} else self._pair.remote

@@ -18,6 +18,7 @@ from actions import __main__ as daemon
 from actions import accept, auth, looks, notify, sync, text, view
 from actions.converge import Forced, Unpin, Word
 from actions.decide import Look
+from actions.errand import Stop
 from actions.looks import Attention, Seen
 from actions.metrics import Metrics
 from actions.notify import Follower, Serves
@@ -311,7 +312,7 @@ def _sync(config: Config, name: str, *, allow: bool) -> int:
         typer.echo(f"{name}: waiting for a run that another process has begun", err=True)
 
     try:
-        run = jobs.run(name, sync.Stop(), allow=allow, waits=waits)
+        run = jobs.run(name, Stop(), allow=allow, waits=waits)
     except StateError as error:
         typer.echo(error, err=True)
         return 1

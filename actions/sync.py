@@ -1,64 +1,42 @@
 """Keeps the servers in step: mail, sites, whatever [sync.NAME] names.
 
-Owns when a job runs, that it never runs twice at once, how it is ended, and what is said of it. A
-switch wakes the jobs, and waits for none. How two folders are kept in step is `unison`'s, what is
-remembered `records`'.
+Owns when a job runs, that it never runs twice at once, and what is said of it. A switch wakes the
+jobs, and waits for none. How two folders are kept in step is `unison`'s, how a program is run and
+ended `errand`'s, what is remembered `records`'.
 """
 
 import json
 import logging
 import os
 import pwd
-import selectors
-import signal
-import subprocess
 import sysconfig
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
+from actions import errand
+from actions.errand import Stop
 from actions.records import Records, SyncRecord
 from actions.state import StateError
 from actions.unison import Pair, Result
-from exporter.config import CommandJob, Config, Job, Roots, UnisonJob
+from exporter.config import CommandJob, Config, Job, UnisonJob
 
 log = logging.getLogger(__name__)
 
 # After a failure it is tried again sooner than it is due: main's sshd may be up a moment later.
 _AGAIN_SECONDS = 10.0
 
-# Unison's keeper gets so long to end it in good order, a command so long from SIGTERM to SIGKILL.
-_KEEPER_SECONDS = 20.0
+# The end of the daemon waits so long for those of its runs; they are seen to by themselves.
 _END_SECONDS = 5.0
 
-# How many paths are remembered of those that were skipped, or failed; and how much of what a
-# command says: its last words are why it failed.
+# So much later than a pair's own time is up, who keeps it in step has to have ended.
+_LATE_SECONDS = 20.0
+
+# So many paths are remembered of those that were skipped, or failed.
 _PATHS = 20
-_WORDS = 300
-_CHUNK = 65_536
-_MOST = 1_048_576  # bytes that are kept of what a program says
-
-
-class Stop:
-    """Ends the runs under way, and keeps others from beginning."""
-
-    def __init__(self) -> None:
-        self.file = os.eventfd(0, os.EFD_CLOEXEC)
-        self._told = threading.Event()
-
-    def tell(self) -> None:
-        """End them."""
-        self._told.set()
-        os.eventfd_write(self.file, 1)
-
-    def is_told(self) -> bool:
-        """Whether they have to end."""
-        return self._told.is_set()
 
 
 @dataclass(frozen=True)
@@ -94,11 +72,8 @@ class Jobs:
             began, clock = datetime.now(UTC), time.monotonic()
             job = self._jobs[name]
             if isinstance(job, UnisonJob):
-                known = last.messages if last else {}
                 come_to = _Sum()
-                for roots in job.pairs:
-                    left = job.timeout - (time.monotonic() - clock)
-                    pair = _pair(name, job, roots, known, left, allow=allow)
+                for pair in _pairs(name, job, last, clock + job.timeout, allow=allow):
                     come_to = come_to.and_of(pair, _keep_in_step(pair, lock, stop))
             else:
                 come_to = _Sum(_command(job, lock, stop))
@@ -120,6 +95,7 @@ class Schedule:
         self._jobs = Jobs(config)
         self._config = config.sync
         self._stop = Stop()
+        self._ending = False
         self._awake = {name: threading.Event() for name in config.sync}
         self._threads = [
             threading.Thread(target=self._go_on, args=(name,), name=f"sync {name}", daemon=True)
@@ -138,6 +114,7 @@ class Schedule:
 
     def stop(self) -> None:
         """End the runs under way, and wait for that a little; the next start goes on."""
+        self._ending = True
         self._stop.tell()
         self.wake()
         until = time.monotonic() + _END_SECONDS
@@ -146,7 +123,7 @@ class Schedule:
 
     def _go_on(self, name: str) -> None:
         failures = 0
-        while not self._stop.is_told():
+        while not self._ending:
             failures = 0 if self._succeeds(name) else failures + 1
             if self._awake[name].wait(pause(self._config[name].every, failures)):
                 self._awake[name].clear()
@@ -167,7 +144,7 @@ def pause(every: float, failures: int) -> float:
     """Seconds from the end of a run to the next, after so many failures in a row."""
     if not failures:
         return every
-    return min(every, _AGAIN_SECONDS * 2 ** min(failures - 1, 30))  # more would be no number
+    return min(every, _AGAIN_SECONDS * 2.0 ** min(failures - 1, 30))  # more would be no number
 
 
 def show(config: Config) -> Mapping[str, tuple[Job, SyncRecord | None]]:
@@ -263,27 +240,23 @@ def _tell_waiting(name: str) -> None:
     log.info("sync waits: another process runs this job", extra={"job": name})
 
 
-# --- Unison ---------------------------------------------------------------------------------
+# --- one run --------------------------------------------------------------------------------
 
 
-def _pair(  # noqa: PLR0913
-    name: str,
-    job: UnisonJob,
-    roots: Roots,
-    known: Mapping[str, Mapping[str, int]],
-    seconds: float,
-    *,
-    allow: bool,
-) -> Pair:
-    pair = Pair(
-        local=roots.local,
-        remote=roots.remote,
-        name=f"zonerw-{name}",
-        timeout=max(0.0, seconds),
-        share=job.max_deletions,
-        allow=allow,
-    )
-    return replace(pair, messages=known.get(_key(pair)))
+def _pairs(
+    name: str, job: UnisonJob, last: SyncRecord | None, until: float, *, allow: bool
+) -> Iterator[Pair]:
+    """The job's pairs, each with the time that those before it have left."""
+    for roots in job.pairs:
+        pair = Pair(
+            local=roots.local,
+            remote=roots.remote,
+            name=f"zonerw-{name}",
+            timeout=max(0.0, until - time.monotonic()),
+            share=job.max_deletions,
+            allow=allow,
+        )
+        yield replace(pair, messages=last.messages.get(_key(pair)) if last else None)
 
 
 def _key(pair: Pair) -> str:
@@ -295,14 +268,25 @@ def _keep_in_step(pair: Pair, lock: int, stop: Stop) -> Result:
     program = str(Path(sysconfig.get_path("scripts")) / "zonerw-unison")
     owner = _owner(pair.local)
     as_owner = () if owner in (None, os.geteuid()) else ("sudo", "-n", "-u", _name(owner), "--")
+    command = (*as_owner, program)
     given = f"{json.dumps(asdict(pair))}\n".encode()
-    ended = _run((*as_owner, program), given, pair.timeout + _KEEPER_SECONDS, lock, stop)
-    if ended.told:
-        return Result("failed", ended.told)
+    ended = errand.run(command, given, pair.timeout + _LATE_SECONDS, lock, stop)
+    if ended.cut_off:
+        return Result("failed", ended.cut_off)
     try:
         return Result(**json.loads(ended.out))
     except (ValueError, TypeError):  # sudo's words, or a traceback
-        return Result("failed", f"{' '.join((*as_owner, program))}: {ended.words}")
+        return Result("failed", f"{' '.join(command)}: {ended.words}")
+
+
+def _command(job: CommandJob, lock: int, stop: Stop) -> Result:
+    """Run a job's command; its exit status says what it came to, its last words why."""
+    ended = errand.run(job.command, None, job.timeout, lock, stop)
+    if ended.cut_off:
+        return Result("failed", ended.cut_off)
+    if ended.status != 0:
+        return Result("failed", f"{job.command[0]}: {ended.words}", ended.status)
+    return Result("done", end=0)
 
 
 def _owner(path: str) -> int | None:
@@ -322,121 +306,3 @@ def _name(user: int | None) -> str:
         return pwd.getpwuid(user or 0).pw_name
     except KeyError:
         return f"#{user}"
-
-
-# --- commands, and how they are ended -------------------------------------------------------
-
-
-def _command(job: CommandJob, lock: int, stop: Stop) -> Result:
-    """Run a job's command; its exit status says what it came to, its last line why."""
-    ended = _run(job.command, None, job.timeout, lock, stop)
-    if ended.told:
-        return Result("failed", ended.told)
-    if ended.status:
-        return Result("failed", f"{job.command[0]}: {ended.words}", ended.status)
-    return Result("done", end=0)
-
-
-@dataclass(frozen=True)
-class _Ended:
-    """A program that has ended: its exit status, and what it said; or why it was ended."""
-
-    status: int = 0
-    out: bytes = b""
-    err: bytes = b""
-    told: str = ""
-
-    @property
-    def words(self) -> str:
-        """The last words of it."""
-        said = self.err.strip() or self.out.strip()
-        lines = said.decode(errors="replace").splitlines()
-        return " ".join(lines[-3:])[-_WORDS:] or f"exit status {self.status}"
-
-
-def _run(
-    command: Sequence[str], given: bytes | None, seconds: float, lock: int, stop: Stop
-) -> _Ended:
-    """Run a program until it ends by itself, or has to.
-
-    It holds the lock too: were we killed, it would go on, and nobody begin beside it. Its standard
-    input ends only when it has to.
-    """
-    pipe = subprocess.PIPE
-    try:
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL if given is None else pipe,
-            stdout=pipe,
-            stderr=pipe,
-            pass_fds=(lock,),
-            start_new_session=True,  # it asks nobody at a terminal, and is ended with all it began
-        )
-    except OSError as error:
-        return _Ended(told=f"{command[0]}: {error.strerror}")
-    with _closed(process):
-        if process.stdin and given:
-            with suppress(BrokenPipeError):  # it has ended: its words say why
-                process.stdin.write(given)
-                process.stdin.flush()
-        said, told = _listen(process, seconds, stop)
-        _end(process, told)
-    return _Ended(process.returncode, said[0], said[1], told)
-
-
-@contextmanager
-def _closed(process: subprocess.Popen[bytes]) -> Iterator[None]:
-    try:
-        yield
-    finally:
-        for stream in (process.stdin, process.stdout, process.stderr):
-            if stream:
-                with suppress(BrokenPipeError):
-                    stream.close()
-
-
-def _listen(
-    process: subprocess.Popen[bytes], seconds: float, stop: Stop
-) -> tuple[tuple[bytes, bytes], str]:
-    """Read what a program says until its end; and why it has to be ended, if so."""
-    said: dict[Any, bytes] = {process.stdout: b"", process.stderr: b""}
-    until = time.monotonic() + seconds
-    told = ""
-    with selectors.DefaultSelector() as selector:
-        for file in (*said, stop.file):
-            selector.register(file, selectors.EVENT_READ)
-        streams = len(said)
-        while streams and not told:
-            ready = selector.select(max(0.0, until - time.monotonic()))
-            if not ready:
-                told = f"no end within {seconds:g} s"
-            for key, _ in ready:
-                if key.fileobj == stop.file:
-                    told = "told to end"
-                elif chunk := os.read(key.fd, _CHUNK):
-                    said[key.fileobj] = (said[key.fileobj] + chunk)[-_MOST:]
-                else:
-                    selector.unregister(key.fileobj)
-                    streams -= 1
-    return (said[process.stdout], said[process.stderr]), told
-
-
-def _end(process: subprocess.Popen[bytes], told: str) -> None:
-    """See a program ended: by itself, by the end of its input, or by signals to all it began."""
-    if process.stdin:
-        with suppress(BrokenPipeError):
-            process.stdin.close()
-        seconds = _KEEPER_SECONDS
-    else:
-        seconds = 0.0 if told else _END_SECONDS
-    for sent in (None, signal.SIGTERM, signal.SIGKILL):
-        if sent:
-            with suppress(PermissionError, ProcessLookupError):  # another user's: left to itself
-                os.killpg(process.pid, sent)
-            seconds = _END_SECONDS
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(seconds)
-            break
-    if told and not process.stdin:
-        with suppress(PermissionError, ProcessLookupError):  # nothing is left, most often
-            os.killpg(process.pid, signal.SIGKILL)

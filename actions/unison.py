@@ -1,7 +1,7 @@
 """`zonerw-unison`: two folders kept in step by Unison, as the user to whom the local one belongs.
 
-Owns what Unison is told, what it is answered when it asks, and what its plan may delete. When a
-pair's turn comes, and what its last run came to, is for `sync` to know.
+Owns what Unison is told, and what it is answered when it asks. What its plan means is for `plan` to
+say; when a pair's turn comes, and what its last run came to, for `sync` to know.
 
 Unison is not run in batch mode: so it shows its own plan, and asks before it does anything. The
 plan's deletions are counted, and it is told to go on, or to stop: what is deleted is what was
@@ -21,13 +21,12 @@ import selectors
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import IO, Literal
 
-# So few are never too many, unless they are all: who has forty messages deletes three at a time.
-_FEW = 5
+from actions.plan import Loss, parse
 
 # So long is kept what Unison has deleted or overwritten: longer than a holiday.
 _KEPT_SECONDS = 14 * 86_400
@@ -142,7 +141,7 @@ def _run(pair: Pair, told_to_end: IO[bytes], deadline: float, *more: str) -> Res
     except OSError as error:
         return Result("failed", f"{error.filename or 'unison'}: {error.strerror}")
     result = talk.result()
-    if result.outcome != "done":
+    if result.end not in _THROUGH:
         return result
     return replace(result, messages=_tally(pair.local) if talk.agreed else before)
 
@@ -237,7 +236,7 @@ class _Talk:
         end = self._unison.returncode
         said = self._complained.decode(errors="surrogateescape")
         summary = _SUMMARY.search(said)
-        if end not in (0, 1, 2) or (end == _SOME_FAILED and not summary):
+        if end not in _THROUGH or (end == _SOME_FAILED and not summary):
             return Result("failed", _words(said) or f"exit status {end}", end)
         failed = dict.fromkeys(_FAILED.findall(said), "changed meanwhile, or can't be copied")
         reason = f"{len(failed)} failed, such as {next(iter(failed))}" if failed else ""
@@ -256,7 +255,7 @@ class _Talk:
         if self._refused:
             return  # and told to end
         line = self._said[self._said.rfind(b"\n") + 1 :]
-        if line.startswith(b"Press return to continue."):
+        if line == b"Press return to continue.[<spc>] ":
             self._reply(b"\n")  # "no archive files were found": nothing will be deleted
             self._shown = b""
         elif line == b"Proceed with propagating updates? [] ":
@@ -330,7 +329,8 @@ def _end(unison: subprocess.Popen[bytes]) -> None:
 
 # --- what Unison says -----------------------------------------------------------------------
 
-_SOME_FAILED = 2  # its exit status
+# Its exit status: all done, some skipped, some failed.
+_THROUGH = (0, 1, _SOME_FAILED := 2)
 _ARCHIVE_LOST = "archive file is missing on some hosts"
 _SUMMARY = re.compile(
     r"^Synchronization (?:in)?complete at .*"
@@ -340,49 +340,9 @@ _SUMMARY = re.compile(
 _CONFLICT = re.compile(r"^\[CONFLICT\] Skipping (.*)\n  (.*)$", re.MULTILINE)
 _SKIPPED = re.compile(r"^  skipped: (.*) \(([^()]*)\)$", re.MULTILINE)
 _FAILED = re.compile(r"^  failed: (.*)$", re.MULTILINE)
-_ROW = re.compile(r"(?P<left>[ \w]{8}) (?P<way>---->|<----) (?P<right>[ \w]{8})   (?P<path>.*)  ")
-_CONFLICTING = re.compile(r"[ \w]{8} <-\?-> ")
 _ROW_BEGINS = re.compile(rb"[ \w]{8} [-<>?=]{5} ")
 _QUESTION = re.compile(rb"[ \w]{8} <-\?-> [ \w]{8}   .*  \[\] ")
 _ANY_QUESTION = re.compile(rb"\[[^\]]*\] $")
-_ARROW = re.compile(r"-{4}>|<-{4}|<-\?->|<=\?=>|={4}>|<={4}")
-
-Way = Literal["---->", "<----"]
-
-
-@dataclass(frozen=True)
-class Row:
-    """A line of the plan: what happened to a path, and to which side that goes."""
-
-    path: str
-    way: Way
-    deleted: bool
-    new: bool
-
-
-def parse(shown: str) -> tuple[Row, ...]:
-    """Read the plan that Unison has shown, up to its question; ValueError for an unknown line.
-
-    Conflicts are left out: nothing is done about them.
-    """
-    lines = shown.partition("\nProceed with")[0].split("\n")
-    first = next((n for n, line in enumerate(lines) if _ARROW.search(line)), None)
-    if first is None:
-        raise ValueError(repr(shown[-_SAID:]))
-    return tuple(row for line in lines[first:] if line for row in _row(line))
-
-
-def _row(line: str) -> Iterator[Row]:
-    if _CONFLICTING.match(line):
-        return
-    match = _ROW.fullmatch(line)
-    if match is None:
-        raise ValueError(repr(line))
-    way: Way = "---->" if match["way"] == "---->" else "<----"
-    change = match["left" if way == "---->" else "right"].strip()
-    # "file" and "dir" without "new": a first run, when there is no archive.
-    new = change in ("new file", "new dir", "file", "dir")
-    yield Row(match["path"], way, change == "deleted", new)
 
 
 def _words(said: str) -> str:
@@ -393,79 +353,6 @@ def _words(said: str) -> str:
     ]
     words = " ".join(wanted).removeprefix("Fatal error: ").removeprefix("Warning: ")
     return words.encode(errors="replace").decode()[:_SAID]
-
-
-# --- what a plan deletes --------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Loss:
-    """So many messages would vanish, of so many; and whether those are all that a side has."""
-
-    vanishing: int
-    messages: int
-    everything: bool
-
-    @classmethod
-    def of(
-        cls, plan: Iterable[Row], before: Mapping[str, int], known: Mapping[str, int] | None
-    ) -> "Loss":
-        """Count what a plan deletes, with the files below the local folder now and as last known.
-
-        A message whose flags change is deleted by one name and new by another: it is none that
-        vanishes.
-        """
-        plan = tuple(plan)
-        if known is None and any(map(_may_be_a_folder, plan)):
-            return cls(len(plan), sum(before.values()), everything=True)
-        gone: dict[Way, int] = {"---->": 0, "<----": 0}
-        for way in gone:
-            folders = before if way == "<----" else known or {}
-            alive = {_message(row.path) for row in plan if row.way == way and row.new}
-            for row in plan:
-                if row.way != way or not row.deleted or _message(row.path) in alive:
-                    continue
-                gone[way] += _below(row.path, folders)
-        raw = sum(
-            _below(row.path, known or {}) for row in plan if row.way == "---->" and row.deleted
-        )
-        arrived = sum(_below(row.path, before) for row in plan if row.way == "---->" and row.new)
-        both = sum(before.values()) + raw - arrived  # what both sides had after the last run
-        everything = both > 1 and max(gone.values()) >= both
-        return cls(sum(gone.values()), both, everything)
-
-    def allowed(self, share: float) -> int:
-        """So many may vanish."""
-        return 0 if self.everything else max(_FEW, int(share * self.messages))
-
-    def is_too_much(self, share: float) -> bool:
-        """Whether a person has to say that this is meant."""
-        return self.vanishing > self.allowed(share)
-
-
-def _may_be_a_folder(row: Row) -> bool:
-    """Whether something was deleted here that may have held messages: nobody knows how many."""
-    parent = row.path.rpartition("/")[0].rpartition("/")[2]
-    return row.deleted and row.way == "---->" and parent not in ("cur", "new")
-
-
-def _message(path: str) -> str:
-    """What stays when a message is moved or flagged; of any other file, its path."""
-    folder, _, name = path.rpartition("/")
-    if folder.rpartition("/")[2] in ("cur", "new"):
-        return name.partition(":2,")[0]
-    return path
-
-
-def _below(path: str, folders: Mapping[str, int]) -> int:
-    """How many files a path stands for: those below, if it is a folder, else one."""
-    if path not in folders:
-        return 1
-    return sum(
-        number
-        for folder, number in folders.items()
-        if not path or folder == path or folder.startswith(f"{path}/")
-    )
 
 
 # --- the folders ----------------------------------------------------------------------------

@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 
 from actions import sync
+from actions.errand import Stop
 from actions.records import Records
 from actions.state import StateError
-from actions.sync import Jobs, Schedule, Stop, pause
+from actions.sync import Jobs, Schedule, pause
 from demo.stack import wait_for
 from exporter import config as configuration
 from exporter.config import Config
@@ -108,6 +109,12 @@ def test_a_command_that_fails(tmp_path: Path, logged: pytest.LogCaptureFixture) 
 def test_a_command_without_words_has_its_exit_status_for_a_reason(tmp_path: Path) -> None:
     """`git diff --quiet`, say."""
     assert ran(config_of(tmp_path, "exit 7")).record.reason == "sh: exit status 7"
+
+
+def test_a_command_that_somebody_kills(tmp_path: Path) -> None:
+    """That is no success, though it has no exit status."""
+    record = ran(config_of(tmp_path, "kill -9 $$")).record
+    assert (record.outcome, record.end, record.reason) == ("failed", None, "sh: ended by a signal")
 
 
 def test_a_command_that_is_not_there(tmp_path: Path) -> None:

@@ -1,169 +1,30 @@
-"""What Unison's plan says, what it would delete, and when that is too much."""
+"""`zonerw-unison` without Unison; with it, the system tests have it do its work."""
 
 import json
 import subprocess
 import sys
-from collections.abc import Mapping
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from test_house import imported_by
 
-from actions import unison
-from actions.unison import Loss, Row, parse
-
-HEADER = "local          remote             \n"
-ASKED = "\nProceed with propagating updates? [] "
-
-# As Unison 2.52.1 prints it: each kind of line, a conflict with its question and the answer.
-SHOWN = (
-    HEADER
-    + "changed  <-?-> deleted    cur/17.8.h:2,S  [] changed  <-?-> deleted    cur/17.8.h:2,S  \n"
-    + "         <---- new dir    .Neu  \n"
-    + "new file ---->            cur/17.7.h:2,RS  \n"
-    + "deleted  ---->            cur/17.7.h:2,S  \n"
-    + "         <---- deleted    cur/17.9.h:2,S  \n"
-    + "changed  ---->            subscriptions  \n"
-    + "file     ---->            new/a  [] b    \n"
-    + ASKED
-)
+from actions import plan, unison
 
 
-def gone(path: str, way: unison.Way = "---->") -> Row:
-    return Row(path, way, deleted=True, new=False)
-
-
-def new(path: str, way: unison.Way = "---->") -> Row:
-    return Row(path, way, deleted=False, new=True)
-
-
-def test_the_plan_is_read_line_by_line() -> None:
-    """Which way each path goes, and what happened to it; a conflict goes nowhere."""
-    assert parse(SHOWN) == (
-        new(".Neu", "<----"),
-        new("cur/17.7.h:2,RS"),
-        gone("cur/17.7.h:2,S"),
-        gone("cur/17.9.h:2,S", "<----"),
-        Row("subscriptions", "---->", deleted=False, new=False),
-        new("new/a  [] b  "),
-    )
-
-
-@pytest.mark.parametrize(
-    "line",
-    [
-        "gone for good ---->       cur/17.1.h:2,S  \n",  # another width
-        "deleted  ====>            cur/17.1.h:2,S  \n",  # another arrow
-        "deleted  ---->            cur/17.1\n:2,S  \n",  # a name of two lines
-    ],
-)
-@pytest.mark.parametrize("first", [True, False])
-def test_a_line_that_is_not_understood_is_an_error(line: str, *, first: bool) -> None:
-    """Whatever it is, it could delete something: first in the plan, or further down."""
-    known = "deleted  ---->            cur/17.2.h:2,S  \n"
-    with pytest.raises(ValueError, match=r"cur/17\.1"):
-        parse(HEADER + (line + known if first else known + line) + ASKED)
-
-
-def test_no_plan_at_all_is_an_error() -> None:
-    """A question without one was never seen: nothing is agreed to."""
-    with pytest.raises(ValueError, match="local"):
-        parse(HEADER + ASKED)
-
-
-FULL = {"": 1, "cur": 90, "new": 10, "tmp": 0, ".Sent": 0, ".Sent/cur": 50}
-
-# name: (plan, here now, what was known, what would vanish, of how many)
-LOSSES: Mapping[str, tuple[list[Row], dict[str, int], dict[str, int] | None, int, int]] = {
-    "deleted here": ([gone("cur/1:2,S")], {**FULL, "cur": 89}, FULL, 1, 151),
-    "deleted there": ([gone("cur/1:2,S", "<----")], FULL, FULL, 1, 151),
-    "flagged": ([gone("cur/1:2,S"), new("cur/1:2,RS")], FULL, FULL, 0, 151),
-    "read": ([gone("new/1"), new("cur/1:2,S")], FULL, FULL, 0, 151),
-    "moved": ([gone("cur/1:2,S"), new(".Sent/cur/1:2,S")], FULL, FULL, 0, 151),
-    "flagged there, deleted here": (
-        [gone("cur/1:2,S"), new("cur/1:2,RS", "<----")],
-        {**FULL, "cur": 89}, FULL, 1, 151,
-    ),
-    "delivered here": ([new("new/9")], {**FULL, "new": 11}, FULL, 0, 151),
-    "delivered there": ([new("new/9", "<----")], FULL, FULL, 0, 151),
-    "a folder gone here": (
-        [gone("cur")], {k: n for k, n in FULL.items() if k != "cur"}, FULL, 90, 151,
-    ),
-    "a folder gone there": ([gone("cur", "<----")], FULL, FULL, 90, 151),
-    "folders within one": (
-        [gone(".Sent")], {k: n for k, n in FULL.items() if ".Sent" not in k}, FULL, 50, 151,
-    ),
-    "an empty folder": ([gone("tmp")], {"": 1, "cur": 90}, FULL, 0, 91),
-    "another file": ([gone("subscriptions")], {**FULL, "": 0}, FULL, 1, 151),
-    "both ways": (
-        [gone("cur/1:2,S"), gone("cur/2:2,S", "<----")], {**FULL, "cur": 89}, FULL, 2, 151,
-    ),
-    "nothing is known of before": ([gone("cur/1:2,S")], {**FULL, "cur": 89}, None, 1, 151),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("plan", "before", "known", "vanishing", "messages"), LOSSES.values(), ids=LOSSES.keys()
-)
-def test_what_vanishes_is_counted_by_message(
-    plan: list[Row],
-    before: dict[str, int],
-    known: dict[str, int] | None,
-    vanishing: int,
-    messages: int,
-) -> None:
-    """Of what both sides had after the last run; another name of the same message is no loss."""
-    loss = Loss.of(plan, before, known)
-    assert (loss.vanishing, loss.messages) == (vanishing, messages)
-
-
-@pytest.mark.parametrize(
-    ("vanishing", "messages", "share", "too_much"),
-    [
-        (100, 2000, 0.05, False),
-        (101, 2000, 0.05, True),
-        (5, 20, 0.05, False),
-        (6, 20, 0.05, True),
-        (1, 1, 0.05, False),
-        (2, 2, 0.05, True),
-        (99, 100, 1.0, False),
-        (100, 100, 1.0, True),
-        (0, 0, 0.05, False),
-    ],
-)
-def test_how_many_may_vanish(
-    vanishing: int, messages: int, share: float, *, too_much: bool
-) -> None:
-    """A share of them, five at any rate, and never all, but the only one."""
-    plan = [gone(f"cur/{n}") for n in range(vanishing)]
-    loss = Loss.of(plan, {"cur": messages - vanishing}, {"cur": messages})
-    assert loss.messages == messages
-    assert loss.is_too_much(share) == too_much
-
-
-def test_all_that_the_other_side_had_is_too_much() -> None:
-    """Though a message has just come here, of which it knows nothing."""
-    plan = [*(gone(f"cur/{n}", "<----") for n in range(3)), new("new/9")]
-    assert Loss.of(plan, {"cur": 3, "new": 1}, {"cur": 3, "new": 0}).is_too_much(0.05)
-
-
-def test_a_folder_of_which_nothing_is_known_is_too_much() -> None:
-    """The record is lost, and a folder gone: nobody knows how many messages were in it."""
-    assert Loss.of([gone(".Sent")], FULL, None).is_too_much(1.0)
-    assert not Loss.of([gone(".Sent", "<----")], FULL, None).is_too_much(0.5)
-
-
-def test_it_needs_nothing_but_the_standard_library() -> None:
+@pytest.mark.parametrize("module", [unison, plan])
+def test_it_needs_nothing_but_the_standard_library(module: ModuleType) -> None:
     """Who grants it rights by sudo can read it all, and it starts in no time."""
-    names = {name.partition(".")[0] for name in imported_by(Path(unison.__file__))}
-    assert names <= sys.stdlib_module_names
+    names = imported_by(Path(module.__file__ or ""))
+    others = {n for n in names if n.partition(".")[0] not in sys.stdlib_module_names}
+    assert others <= {"actions.plan.Loss", "actions.plan.parse"}
 
 
 def test_without_unison_it_says_so(tmp_path: Path) -> None:
     """The reason comes as an answer, as every other."""
     pair = {"local": str(tmp_path), "remote": "/b", "name": "n", "timeout": 5, "share": 0.05}
     done = subprocess.run(
-        [sys.executable, unison.__file__],
+        [sys.executable, "-m", "actions.unison"],
         input=json.dumps(pair),
         capture_output=True,
         text=True,

@@ -1,0 +1,156 @@
+"""Runs a program until it ends by itself, or has to: its time is up, or we are told to end.
+
+Owns how it is ended, with all that it began, and what is kept of its words.
+"""
+
+import os
+import selectors
+import signal
+import subprocess
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from time import monotonic
+from typing import IO
+
+# From SIGTERM to SIGKILL; and from the end of its input, where it has one, to SIGTERM.
+_END_SECONDS = 5.0
+_INPUT_SECONDS = 20.0
+
+_CHUNK = 65_536
+_MOST = 1_048_576  # bytes that are kept of what it says
+_WORDS = 300  # characters of its last words
+
+
+class Stop:
+    """Ends the programs under way, and every one that is begun later."""
+
+    def __init__(self) -> None:
+        self.file = os.eventfd(0, os.EFD_CLOEXEC)  # readable, for ever, from when it is told
+
+    def tell(self) -> None:
+        """End them."""
+        os.eventfd_write(self.file, 1)
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A program that has ended: its exit status (None by a signal), what it said.
+
+    `cut_off` says why it did not end by itself, or never began.
+    """
+
+    status: int | None = None
+    out: bytes = b""
+    err: bytes = b""
+    cut_off: str = ""
+
+    @property
+    def words(self) -> str:
+        """The last words of it, on one line."""
+        said = self.err.strip() or self.out.strip()
+        words = " ".join(said.decode(errors="replace").splitlines()[-3:])[-_WORDS:]
+        return words or (
+            "ended by a signal" if self.status is None else f"exit status {self.status}"
+        )
+
+
+def run(
+    command: Sequence[str], given: bytes | None, seconds: float, lock: int, stop: Stop
+) -> Ended:
+    """Run a program; what it is `given` goes to its standard input, which ends when it has to.
+
+    It holds `lock`, an open file, too: were we killed, it would go on, and nobody begin beside it.
+    """
+    pipe = subprocess.PIPE
+    try:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL if given is None else pipe,
+            stdout=pipe,
+            stderr=pipe,
+            pass_fds=(lock,),
+            start_new_session=True,  # it asks nobody at a terminal, and is ended with all it began
+        )
+    except OSError as error:
+        return Ended(cut_off=f"{command[0]}: {error.strerror}")
+    out, err = _Heard(process.stdout), _Heard(process.stderr)
+    try:
+        _give(process, given)
+        cut_off = _listen((out, err), seconds, stop)
+        _end(process, cut_off=cut_off)
+    finally:
+        for stream in (process.stdin, process.stdout, process.stderr):
+            if stream:
+                with suppress(BrokenPipeError):
+                    stream.close()
+    status = process.returncode
+    return Ended(status if status is None or status >= 0 else None, out.said, err.said, cut_off)
+
+
+def _give(process: subprocess.Popen[bytes], given: bytes | None) -> None:
+    if process.stdin and given:
+        with suppress(BrokenPipeError):  # it has ended: its words say why
+            process.stdin.write(given)
+            process.stdin.flush()
+
+
+class _Heard:
+    """What a program has said so far in one of its two ways."""
+
+    def __init__(self, stream: IO[bytes] | None) -> None:
+        self.stream = stream
+        self.said = b""
+
+    def listen(self) -> bool:
+        """Hear some more; False at the end."""
+        chunk = os.read(self.stream.fileno(), _CHUNK) if self.stream else b""
+        self.said = (self.said + chunk)[-_MOST:]
+        return chunk != b""
+
+
+def _listen(both: Sequence[_Heard], seconds: float, stop: Stop) -> str:
+    """Hear a program until it has said all; why it has to be ended before, if so."""
+    until = monotonic() + seconds
+    with selectors.DefaultSelector() as selector:
+        selector.register(stop.file, selectors.EVENT_READ)
+        for heard in both:
+            if heard.stream:
+                selector.register(heard.stream, selectors.EVENT_READ, heard)
+        while len(selector.get_map()) > 1:
+            ready = selector.select(max(0.0, until - monotonic()))
+            if not ready:
+                return f"no end within {seconds:g} s"
+            for key, _ in ready:
+                if key.data is None:
+                    return "told to end"
+                if not key.data.listen():
+                    selector.unregister(key.fileobj)
+    return ""
+
+
+def _end(process: subprocess.Popen[bytes], *, cut_off: str) -> None:
+    """See a program ended; it and all that it began, if it does not do so by itself."""
+    if process.stdin:
+        with suppress(BrokenPipeError):
+            process.stdin.close()
+    elif cut_off:
+        _signal(process, signal.SIGTERM)
+    if not _ends(process, _INPUT_SECONDS if process.stdin else _END_SECONDS):
+        _signal(process, signal.SIGTERM)
+        _ends(process, _END_SECONDS)
+    if cut_off or process.returncode is None:
+        _signal(process, signal.SIGKILL)
+        _ends(process, _END_SECONDS)
+
+
+def _signal(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
+    # None is left, or they are another user's, as behind `sudo`: those end with their input.
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, number)
+
+
+def _ends(process: subprocess.Popen[bytes], seconds: float) -> bool:
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(seconds)
+    return process.returncode is not None

@@ -316,12 +316,12 @@ def _sync(config: Config, name: str, *, allow: bool) -> int:
     except StateError as error:
         typer.echo(error, err=True)
         return 1
-    its = run.record
+    its = run.result
     done = its.outcome == "done"
-    typer.echo(f"{name}: {text.ran(its, run.transferred, run.deleted)}", err=not done)
-    for path, why in its.paths.items():
+    typer.echo(f"{name}: {text.ran(run)}", err=not done)
+    for path, why in {**its.skipped, **its.failed}.items():
         typer.echo(f"{path}: {why}", err=True)
-    if its.too_many:
+    if its.allowable:
         typer.echo(f"if that is meant: zonerw sync {name} --allow-deletions", err=True)
     return 0 if done else 1
 

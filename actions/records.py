@@ -25,10 +25,11 @@ class SyncRecord(Record):
     """How a job stands.
 
     `ended` is when its last run ended, `succeeded` the last that did all it could, `since` when the
-    first one began; `seconds` and what follows are the last run's, but for the totals. `end` is the
-    exit status of its program; None where that was ended, or never ran. So many files were
-    `skipped`, or `failed`; `paths` are some of them, with the reason. `too_many` messages would
-    have been deleted, and were not. `messages` is what Unison's folders hold, pair by pair.
+    first one began. `seconds` are the last run's, and `end` the exit status of its program; None
+    where that was ended, or never ran. So many files were `skipped`, or `failed`, by the last run
+    that got through; `paths` are some of them, with the reason. `too_many` messages would have been
+    deleted, and were not; `allowable`: a person may allow it. `messages` is what Unison's folders
+    hold, pair by pair.
     """
 
     version: int = state.VERSION
@@ -43,6 +44,7 @@ class SyncRecord(Record):
     failed: int
     paths: Mapping[str, str]
     too_many: int
+    allowable: bool
     runs_total: int
     failures_total: int
     transferred_total: int

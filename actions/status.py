@@ -104,6 +104,7 @@ class Sync(_Part):
     failed: int
     paths: Mapping[str, str]
     too_many: int
+    allowable: bool
 
 
 class Trouble(_Part):
@@ -269,6 +270,7 @@ def _sync(job: Job, record: SyncRecord | None) -> Sync:
             failed=0,
             paths={},
             too_many=0,
+            allowable=False,
         )
     return Sync(
         every=job.every,
@@ -281,6 +283,7 @@ def _sync(job: Job, record: SyncRecord | None) -> Sync:
         failed=record.failed,
         paths=record.paths,
         too_many=record.too_many,
+        allowable=record.allowable,
     )
 
 

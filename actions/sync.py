@@ -41,11 +41,11 @@ _PATHS = 20
 
 @dataclass(frozen=True)
 class Run:
-    """A run that has ended: how the job stands, and what moved, which is None for a command's."""
+    """A run that has ended: what it came to, in so many seconds; a command counts nothing."""
 
-    record: SyncRecord
-    transferred: int | None = None
-    deleted: int | None = None
+    result: Result
+    seconds: float
+    counts: bool
 
 
 class Jobs:
@@ -77,13 +77,9 @@ class Jobs:
                     come_to = come_to.and_of(pair, _keep_in_step(pair, lock, stop))
             else:
                 come_to = _Sum(_command(job, lock, stop))
-            record = _record(come_to, last, began, time.monotonic() - clock)
-            self._records.put(name, record)
-        run = Run(record)
-        if isinstance(job, UnisonJob):
-            run = replace(
-                run, transferred=come_to.result.transferred, deleted=come_to.result.deleted
-            )
+            self._records.put(name, _record(come_to.result, come_to.messages, last, began))
+        seconds = round(time.monotonic() - clock, 3)
+        run = Run(come_to.result, seconds, counts=isinstance(job, UnisonJob))
         _tell(name, run)
         return run
 
@@ -132,7 +128,7 @@ class Schedule:
     def _succeeds(self, name: str) -> bool:
         """Run a job; whether the next run can wait until it is due."""
         try:
-            return self._jobs.run(name, self._stop).record.outcome != "failed"
+            return self._jobs.run(name, self._stop).result.outcome != "failed"
         except StateError as error:
             log.error("sync failed", extra={"job": name, "reason": str(error)})  # noqa: TRY400
         except Exception:  # whatever it was: the next run must still come
@@ -160,6 +156,10 @@ def show(config: Config) -> Mapping[str, tuple[Job, SyncRecord | None]]:
     return {name: (job, of(name)) for name, job in config.sync.items()}
 
 
+# What Unison's folders hold, by the pair's roots.
+_Messages = Mapping[str, Mapping[str, int]]
+
+
 # --- what it comes to -----------------------------------------------------------------------
 
 
@@ -168,7 +168,7 @@ class _Sum:
     """What a job comes to, pair after pair."""
 
     result: Result = field(default_factory=lambda: Result("done", end=0))
-    messages: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    messages: _Messages = field(default_factory=dict)
 
     def and_of(self, pair: Pair, its: Result) -> "_Sum":
         """Add what became of one more pair."""
@@ -183,6 +183,7 @@ class _Sum:
                 so_far.transferred + its.transferred,
                 so_far.deleted + its.deleted,
                 so_far.too_many + its.too_many,
+                so_far.allowable or its.allowable,
                 {**so_far.skipped, **_below(pair.local, its.skipped)},
                 {**so_far.failed, **_below(pair.local, its.failed)},
             ),
@@ -195,45 +196,53 @@ def _below(root: str, paths: Mapping[str, str]) -> dict[str, str]:
     return {path.encode(errors="replace").decode(): why for path, why in shown.items()}
 
 
-def _record(come_to: _Sum, last: SyncRecord | None, began: datetime, seconds: float) -> SyncRecord:
-    result, now = come_to.result, datetime.now(UTC)
+def _record(
+    result: Result, messages: _Messages, last: SyncRecord | None, began: datetime
+) -> SyncRecord:
+    now = datetime.now(UTC)
     done = result.outcome == "done"
-    return SyncRecord(
+    paths = {**result.failed, **result.skipped}
+    record = SyncRecord(
         since=last.since if last else began,
         ended=now,
         succeeded=now if done else last.succeeded if last else None,
         outcome=result.outcome,
         reason=result.reason,
-        seconds=round(seconds, 3),
+        seconds=round((now - began).total_seconds(), 3),
         end=result.end,
         skipped=len(result.skipped),
         failed=len(result.failed),
-        paths=dict(list({**result.failed, **result.skipped}.items())[:_PATHS]),
+        paths=dict(list(paths.items())[:_PATHS]),
         too_many=result.too_many,
+        allowable=result.allowable,
         runs_total=1 + (last.runs_total if last else 0),
         failures_total=(not done) + (last.failures_total if last else 0),
         transferred_total=result.transferred + (last.transferred_total if last else 0),
         deleted_total=result.deleted + (last.deleted_total if last else 0),
-        messages=come_to.messages,
+        messages=messages,
     )
+    if last and result.outcome == "failed" and not result.failed:
+        # It did not come so far as to see: what was left, or refused, still is.
+        kept = ("skipped", "failed", "paths", "too_many", "allowable")
+        record = record.model_copy(update={key: getattr(last, key) for key in kept})
+    return record
 
 
 def _tell(name: str, run: Run) -> None:
     """One line for each run."""
-    record = run.record
-    fields: dict[str, object] = {"job": name}
-    if run.transferred is not None:
+    result, fields = run.result, dict[str, object](job=name)
+    if run.counts:
         fields |= {
-            "transferred": run.transferred,
-            "skipped": record.skipped,
-            "failed": record.failed,
-            "deleted": run.deleted,
+            "transferred": result.transferred,
+            "skipped": len(result.skipped),
+            "failed": len(result.failed),
+            "deleted": result.deleted,
         }
-    fields["seconds"] = record.seconds
-    if record.reason:
-        fields["reason"] = record.reason
+    fields["seconds"] = run.seconds
+    if result.reason:
+        fields["reason"] = result.reason
     levels = {"done": logging.INFO, "refused": logging.ERROR, "failed": logging.WARNING}
-    log.log(levels[record.outcome], "sync %s", record.outcome, extra=fields)
+    log.log(levels[result.outcome], "sync %s", result.outcome, extra=fields)
 
 
 def _tell_waiting(name: str) -> None:

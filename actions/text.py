@@ -10,8 +10,8 @@ from datetime import UTC, datetime, timedelta
 
 from actions.accept import Standing
 from actions.decide import Alert, Look
-from actions.records import SyncRecord
 from actions.status import Document, Pin, UnknownPin, Zone
+from actions.sync import Run
 
 # So long a run can take where servers and name servers are silent; one that takes longer hangs.
 _LONGEST_RUN = timedelta(minutes=1)
@@ -211,7 +211,7 @@ def _syncs(its: Document) -> Iterator[str]:
             yield f"{name}: no run has ended yet"
         elif job.outcome == "refused":
             yield f"{name} is not kept in step, refused: {job.reason}"
-            if job.too_many:
+            if job.allowable:
                 yield f"  if that is meant: zonerw sync {name} --allow-deletions"
         elif job.outcome == "failed":
             yield f"{name} is not in step: {job.reason}"
@@ -228,16 +228,17 @@ def _syncs(its: Document) -> Iterator[str]:
             yield f"  and {more} more"
 
 
-def ran(record: SyncRecord, transferred: int | None, deleted: int | None) -> str:
-    """Say what a run of a job came to; without numbers, it is a command's."""
-    if record.outcome != "done":
-        return f"{record.outcome}: {record.reason}"
+def ran(run: Run) -> str:
+    """Say what a run of a job came to."""
+    its = run.result
+    if its.outcome != "done":
+        return f"{its.outcome}: {its.reason}"
     moved = "done"
-    if transferred is not None:
-        left = f"{record.skipped} skipped, {record.failed} failed"
-        moved = f"{transferred} transferred, {left}, {deleted} deleted"
-    note = f"; {record.reason}" if record.reason else ""
-    return f"{moved} in {record.seconds:.1f} s{note}"
+    if run.counts:
+        left = f"{len(its.skipped)} skipped, {len(its.failed)} failed"
+        moved = f"{its.transferred} transferred, {left}, {its.deleted} deleted"
+    note = f"; {its.reason}" if its.reason else ""
+    return f"{moved} in {run.seconds:.1f} s{note}"
 
 
 def _switches(its: Document) -> Iterator[str]:

@@ -94,7 +94,8 @@ class Result:
     """What became of a pair. `end` is Unison's exit status; None where it was ended, or never ran.
 
     `skipped` and `failed` are paths, with the reason. `deleted` is a number of messages; so is
-    `too_many`, which would have been deleted, and were not: then `outcome` is "refused".
+    `too_many`, which would have been deleted, and were not: then `outcome` is "refused", and
+    `allowable` says whether a person may allow it.
     """
 
     outcome: Literal["done", "refused", "failed"]
@@ -103,6 +104,7 @@ class Result:
     transferred: int = 0
     deleted: int = 0
     too_many: int = 0
+    allowable: bool = False
     skipped: Mapping[str, str] = field(default_factory=dict)
     failed: Mapping[str, str] = field(default_factory=dict)
     messages: Mapping[str, int] | None = None
@@ -112,7 +114,8 @@ def synchronise(pair: Pair, told_to_end: IO[bytes]) -> Result:
     """Keep a pair in step; it is ended when `told_to_end` does, or its time is up."""
     os.umask(0o077)  # no modes are copied
     if not Path(pair.local).is_dir():
-        return Result("refused", f"{pair.local} is missing; is it mounted?")
+        known = sum((pair.messages or {}).values())
+        return Result("refused", f"{pair.local} is missing; is it mounted?", too_many=known)
     deadline = time.monotonic() + pair.timeout
     result = _run(pair, told_to_end, deadline)
     if result.outcome == "failed" and _ARCHIVE_LOST in result.reason:
@@ -263,7 +266,7 @@ class _Talk:
         elif _QUESTION.fullmatch(line):
             self._reply(b"/\n")  # a conflict: both sides keep what they have
         elif line == b"Do you really want to proceed? [] ":
-            self._give_up(Result("refused", self._emptied()))
+            self._give_up(self._emptied())
         elif _ANY_QUESTION.search(line) and not _ROW_BEGINS.match(line):
             asked = line.decode(errors="replace")
             self._give_up(Result("failed", f"unison asks what is not understood: {asked}"))
@@ -274,9 +277,11 @@ class _Talk:
             return f"{late}; a first run copies everything: it may need a longer timeout"
         return late
 
-    def _emptied(self) -> str:
+    def _emptied(self) -> Result:
         where = self._pair.local if self._before == {"": 0} else self._pair.remote
-        return f"{where} is empty or missing: nothing is deleted on the other side"
+        left = self._pair.messages if where == self._pair.local else self._before
+        reason = f"{where} is empty or missing: nothing is deleted on the other side"
+        return Result("refused", reason, too_many=sum((left or {}).values()))
 
     def _decide(self) -> None:
         """Agree to the plan, or don't."""
@@ -293,7 +298,8 @@ class _Talk:
                 f" {self._pair.local} or {self._pair.remote};"
                 f" max_deletions allows {loss.allowed(self._pair.share)}"
             )
-            self._give_up(Result("refused", reason, too_many=loss.vanishing), b"q\n")
+            refused = Result("refused", reason, too_many=loss.vanishing, allowable=True)
+            self._give_up(refused, b"q\n")
             return
         self.agreed = True
         self._deleting += loss.vanishing

@@ -42,6 +42,7 @@ REFUSED = SyncRecord(
     failed=1,
     paths={"/a/cur/1": "conflicting updates"},
     too_many=512,
+    allowable=True,
     runs_total=3000,
     failures_total=7,
     transferred_total=4711,

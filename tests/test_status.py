@@ -429,6 +429,7 @@ def sync_of(**its: object) -> str:
             "failed": 0,
             "paths": {},
             "too_many": 0,
+            "allowable": False,
             "runs_total": 2,
             "failures_total": 1,
             "transferred_total": 3,
@@ -457,7 +458,7 @@ LONG_AGO = NOW - timedelta(hours=2)
         ),
         ({"outcome": "failed", "reason": "no", "succeeded": None}, "mail is not in step: no"),
         (
-            {"outcome": "refused", "reason": "it would", "too_many": 9, "succeeded": LONG_AGO},
+            {"outcome": "refused", "reason": "it would", "allowable": True, "succeeded": LONG_AGO},
             (
                 "mail is not kept in step, refused: it would\n"
                 "  if that is meant: zonerw sync mail --allow-deletions\n"

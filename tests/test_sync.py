@@ -15,7 +15,7 @@ import pytest
 
 from actions import sync
 from actions.errand import Stop
-from actions.records import Records
+from actions.records import Records, SyncRecord
 from actions.state import StateError
 from actions.sync import Jobs, Schedule, pause
 from demo.stack import wait_for
@@ -60,8 +60,12 @@ def config_of(folder: Path, script: str, every: str = "10m", timeout: str = "30s
     return configuration.read(path)
 
 
-def ran(config: Config, stop: Stop | None = None) -> sync.Run:
-    return Jobs(config).run("site", stop or Stop())
+def ran(config: Config, stop: Stop | None = None) -> SyncRecord:
+    """Run it; what is put down then."""
+    run, record = Jobs(config).run("site", stop or Stop()), Records(config.actions.state).of("site")
+    assert record
+    assert (run.result.outcome, run.result.reason) == (record.outcome, record.reason)
+    return record
 
 
 def gone(pid: Path) -> bool:
@@ -80,11 +84,10 @@ def lines(path: Path) -> Sequence[str]:
 def test_a_command_that_ends_well(tmp_path: Path, logged: pytest.LogCaptureFixture) -> None:
     """It is put down, with the totals so far; one line is logged."""
     config = config_of(tmp_path, "echo fine")
-    first, second = ran(config).record, ran(config).record
+    first, second = ran(config), ran(config)
     assert (second.outcome, second.end, second.reason) == ("done", 0, "")
     assert second.since == first.since < first.ended < second.ended == second.succeeded
     assert (second.runs_total, second.failures_total) == (2, 0)
-    assert Records(config.actions.state).of("site") == second
     assert [(line.message, vars(line)["job"]) for line in logged.records] == [
         ("sync done", "site")
     ] * 2
@@ -95,9 +98,9 @@ def test_a_command_that_fails(tmp_path: Path, logged: pytest.LogCaptureFixture) 
     """Its exit status and its last words are the reason; when it last went well is kept."""
     config = config_of(tmp_path, "cat not-there")
     (tmp_path / "not-there").touch()
-    well = ran(config).record
+    well = ran(config)
     (tmp_path / "not-there").unlink()
-    record = ran(config).record
+    record = ran(config)
     assert (record.outcome, record.end) == ("failed", 1)
     assert record.reason == "sh: cat: not-there: No such file or directory"
     assert record.succeeded == well.succeeded
@@ -108,12 +111,12 @@ def test_a_command_that_fails(tmp_path: Path, logged: pytest.LogCaptureFixture) 
 
 def test_a_command_without_words_has_its_exit_status_for_a_reason(tmp_path: Path) -> None:
     """`git diff --quiet`, say."""
-    assert ran(config_of(tmp_path, "exit 7")).record.reason == "sh: exit status 7"
+    assert ran(config_of(tmp_path, "exit 7")).reason == "sh: exit status 7"
 
 
 def test_a_command_that_somebody_kills(tmp_path: Path) -> None:
     """That is no success, though it has no exit status."""
-    record = ran(config_of(tmp_path, "kill -9 $$")).record
+    record = ran(config_of(tmp_path, "kill -9 $$"))
     assert (record.outcome, record.end, record.reason) == ("failed", None, "sh: ended by a signal")
 
 
@@ -122,14 +125,14 @@ def test_a_command_that_is_not_there(tmp_path: Path) -> None:
     config = config_of(tmp_path, "")
     path = tmp_path / "zonerw.toml"
     path.write_text(path.read_text().replace('["sh"', '["no-such-program"'))
-    record = ran(configuration.read(config.path)).record
+    record = ran(configuration.read(config.path))
     assert (record.end, record.reason) == (None, "no-such-program: No such file or directory")
 
 
 def test_it_is_ended_with_all_that_it_began(tmp_path: Path) -> None:
     """At its timeout: what it started itself too, though that would not hear SIGTERM."""
     deaf = """sh -c 'trap "" TERM; echo $$ > pid; exec sleep 60' & wait"""
-    record = ran(config_of(tmp_path, deaf, timeout="500ms")).record
+    record = ran(config_of(tmp_path, deaf, timeout="500ms"))
     assert (record.outcome, record.end, record.reason) == ("failed", None, "no end within 0.5 s")
     wait_for(lambda: gone(tmp_path / "pid"), 10, "the end of it")
 
@@ -143,7 +146,7 @@ def test_told_to_end_it_ends(tmp_path: Path) -> None:
         stop.tell()
 
     threading.Thread(target=end_when_begun).start()
-    assert ran(config, stop).record.reason == "told to end"
+    assert ran(config, stop).reason == "told to end"
     wait_for(lambda: gone(tmp_path / "pid"), 10, "the end of it")
 
 
@@ -196,7 +199,7 @@ def test_a_damaged_record_is_put_aside(tmp_path: Path) -> None:
     with pytest.raises(StateError, match=r"site\.json: is damaged"):
         Records(config.actions.state).of("site")
     assert sync.show(config)["site"][1] is None
-    assert ran(config).record.runs_total == 1
+    assert ran(config).runs_total == 1
     assert path.with_suffix(".damaged").read_text() == "{"
 
 

@@ -11,10 +11,12 @@ import shutil
 import socket
 import subprocess
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from shlex import join
+from signal import SIGKILL
 
 import pytest
 from engine import (
@@ -28,10 +30,13 @@ from engine import (
     holder,
     lay_root,
     run_in,
+    run_well,
     this_machine,
 )
+from mail import Maildir
 
 from demo.parts import Part
+from demo.stack import wait_for
 
 MAIN, BACKUP = "192.0.2.1", "198.51.100.7"
 MAIL = "/var/vmail/alice/Maildir"
@@ -138,7 +143,7 @@ def machine(name: str, image: Image, network: int, leaving: ExitStack) -> Machin
     """Start one with a system's files in /etc; it does nothing by itself."""
     root = image.root.parent / "machines" / name / "root"
     root.parent.mkdir(parents=True)
-    shutil.copytree(image.root, root, symlinks=True)
+    run_well("cp", "-a", str(image.root), str(root))
     for path, text in ETC.items():
         place = root / "etc" / path
         place.parent.mkdir(exist_ok=True)
@@ -146,7 +151,9 @@ def machine(name: str, image: Image, network: int, leaving: ExitStack) -> Machin
     # Before it has its root, what would be run in it would be run on this machine.
     (root / MARK).touch()
     healthy = {"test": ["CMD", "test", "-e", f"/{MARK}"]}
-    service = {"user": "0:0", "command": ["sleep", "infinity"], "healthcheck": healthy}
+    # As every first process, it buries the orphans.
+    nothing = ["sh", "-c", "sleep infinity & wait"]
+    service = {"user": "0:0", "command": nothing, "healthcheck": healthy}
     own = root.parent / "sbin"
     own.mkdir()
     mounts = [*this_machine(), Mount(own, "/usr/local/sbin", read_only=False)]
@@ -163,8 +170,8 @@ def machine(name: str, image: Image, network: int, leaving: ExitStack) -> Machin
 def set_up(main: Machine, backup: Machine) -> None:
     """Do what README.md says, in its order; the key is brought to main by hand."""
     text = (ROOT / "README.md").read_text()
-    section = text[text.index("### Setting it up") :]
-    first, there, again = re.findall(r"(?m)(?:^    .*\n)+", section)[:3]
+    section = text[text.index("## Mail and sites\n") :]
+    jobs, first, there, again = re.findall(r"(?m)(?:^    .*\n)+", section)[:4]
     backup.do(lines(first))
     shutil.copytree(ROOT / "examples" / "sync" / "main", main.path("/root/main"))
     key = backup.path("/var/vmail/.ssh/id_ed25519.pub").read_text()
@@ -173,6 +180,8 @@ def set_up(main: Machine, backup: Machine) -> None:
     assert EXAMPLE_KEY in shipped
     authorized.write_text(shipped.replace(EXAMPLE_KEY, key))
     main.do("cd /root/main\n" + lines(there))
+    example = (ROOT / "examples" / "zonerw.toml").read_text()
+    backup.path("/etc/zonerw/zonerw.toml").write_text(example + jobs)
     backup.do(lines(again))
 
 
@@ -185,9 +194,8 @@ def lines(block: str) -> str:
 
 def as_user(user: str) -> tuple[str, ...]:
     """What comes before a command, for a user to run it."""
-    if user == "root":
-        return ()
-    return ("setpriv", "--reuid", user, "--regid", user, "--init-groups")
+    rights = ("setpriv", "--reuid", user, "--regid", user, "--init-groups")
+    return ("env", "--chdir=/", *rights)
 
 
 # --- over SSH ---------------------------------------------------------------------------------
@@ -435,3 +443,113 @@ def in_the_unit(settings: Mapping[str, str], *words: str) -> tuple[str, ...]:
     flags += ["--no-new-privs"] if no_new_privileges(settings) else []
     script += f"exec {join([*as_user('zonerw'), *flags, *words])}\n"
     return ("unshare", "--mount", "sh", "-e", "-c", script)
+
+
+# --- the whole --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def mail(machines: Machines) -> Iterator[tuple[Maildir, Maildir]]:
+    """Alice's mail, here and on main: a message on either side, as vmail has it."""
+    both = Maildir(machines.backup.path(MAIL)), Maildir(machines.main.path(MAIL))
+    for number, maildir in enumerate(both):
+        maildir.create()
+        maildir.deliver(f"of {number}")
+    own(machines)
+    yield both
+    for machine in (machines.backup, machines.main):
+        machine.do("rm -rf /var/vmail/alice /var/vmail/.unison")
+
+
+def test_mail_is_kept_in_step_from_the_unit(
+    machines: Machines, mail: tuple[Maildir, Maildir]
+) -> None:
+    """It stays vmail's, and nobody else reads it; what is deleted is kept aside."""
+    here, there = mail
+    said = sync(machines, service(UNIT, DROP_IN))
+    assert re.fullmatch(r"mail: 2 transferred, 0 skipped, 0 failed, 0 deleted in \S+ s\n", said)
+    assert here.messages().keys() == there.messages().keys() == {"of 0", "of 1"}
+    assert strangers(machines) == []
+    there.delete("of 0")
+    assert "1 deleted" in sync(machines, service(UNIT, DROP_IN))
+    assert here.messages().keys() == {"of 1"}
+    kept = machines.backup.do("find ~vmail/.unison/backup -type f -printf '%u %m %f\n'")
+    assert re.fullmatch(r"vmail 600 \S+Maildir\n", kept)
+
+
+@pytest.mark.usefixtures("mail")
+def test_what_runs_as_vmail_ends_with_what_it_was_run_for(machines: Machines) -> None:
+    """Also when that is killed, which may signal neither sudo nor vmail; the next run goes on."""
+    server = "/usr/local/sbin/zonerw-unison-server"
+    machines.main.do(f"mv {server} /root; echo '#!/bin/sh\nexec cat >/dev/null' >{server}")
+    machines.main.do(f"chmod 755 {server}")
+    words = in_the_unit(service(UNIT, DROP_IN), "zonerw", "sync", "mail")
+    with ThreadPoolExecutor() as pool:
+        running = pool.submit(machines.backup.run, *words)
+        both = (machines.main, machines.backup)
+        wait_for(lambda: all(of(its, "vmail") for its in both), SECONDS, "Unison on both sides")
+        machines.backup.do(f"kill -KILL {' '.join(of(machines.backup, 'zonerw'))}")
+        wait_for(lambda: not any(of(its, "vmail") for its in both), SECONDS, "their end")
+        assert running.result().returncode == -SIGKILL
+    machines.main.do(f"mv /root/zonerw-unison-server {server}")
+    assert "2 transferred" in sync(machines, service(UNIT, DROP_IN))
+    assert strangers(machines) == []
+
+
+@pytest.mark.parametrize("files", [[UNIT, DROP_IN], [UNIT]], ids=["drop-in", "no drop-in"])
+def test_a_site_comes_by_git_to_where_the_drop_in_lets_it(
+    machines: Machines, files: list[Path]
+) -> None:
+    """User zonerw has no home, and the rest is read-only."""
+    site = machines.backup.path("/var/www/site/index.html")
+    machines.backup.do(SITE)
+    done = machines.backup.run(*in_the_unit(service(*files), "zonerw", "sync", "site"))
+    assert (done.returncode, site.read_text()) == (
+        (0, "new\n") if DROP_IN in files else (1, "old\n")
+    )
+    assert ("Read-only file system" in done.stderr) == (DROP_IN not in files)
+
+
+SITE = """
+rm -rf /srv /var/www/site
+install -d -o zonerw -g zonerw /srv /var/www/site
+git=$(cat <<'END'
+set -e
+cd /srv
+git init -q -b main
+commit() { echo $1 >index.html; git add .; git -c user.name=x -c user.email=x commit -q -m $1; }
+commit old
+git clone -q /srv /var/www/site
+commit new
+END
+)
+runuser -u zonerw -- sh -c "$git"
+"""
+
+
+def sync(machines: Machines, settings: Mapping[str, str]) -> str:
+    """Run `zonerw sync mail` in a unit, which has to succeed; what it prints."""
+    done = machines.backup.run(*in_the_unit(settings, "zonerw", "sync", "mail"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def of(machine: Machine, user: str) -> list[str]:
+    """The processes of one of its users."""
+    return machine.do(f"find /proc -maxdepth 1 -user {user} -printf '%f '").split()
+
+
+def own(machines: Machines) -> None:
+    """Let vmail own the mail, and nobody else read it, as a delivery agent has it."""
+    for machine in (machines.backup, machines.main):
+        machine.do("chown -R vmail:vmail /var/vmail/alice; chmod -R u=rwX,go= /var/vmail/alice")
+
+
+def strangers(machines: Machines) -> list[str]:
+    """What of the mail is not vmail's alone."""
+    odd = "find /var/vmail/alice ! -user vmail -o -type f ! -perm 600 -o -type d ! -perm 700"
+    return [
+        line
+        for machine in (machines.backup, machines.main)
+        for line in machine.do(odd).splitlines()
+    ]

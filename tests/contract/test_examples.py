@@ -8,12 +8,15 @@ import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
+import dns.zone
 import pytest
 import yaml
 
 from actions.nameserver import find
+from actions.zone import render
 from exporter import config
 from exporter.kinds import KINDS
+from exporter.zonefile import parse
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 CONFIG = config.read(EXAMPLES / "zonerw.toml")
@@ -81,6 +84,22 @@ def ask(server: str, folder: Path, *words: str) -> list[str]:
     copy.write_text(text.replace('"/etc/nsd/transfer.key"', f'"{key}"'))
     told = run("nsd-checkconf", *words, str(copy))
     return told.split("\n")[:-1] if told.strip() else []
+
+
+def test_mail_comes_to_main_or_else_the_backup_whoever_serves() -> None:
+    """Two MX, by names that stay where they are."""
+    its = parse(
+        "example.org", (EXAMPLES / "zones" / "example.org.base").read_bytes(), CONFIG.servers
+    )
+    main, backup = (str(CONFIG.servers[name].ipv4) for name in ("main", "backup"))
+    for serving in CONFIG.servers:
+        text = render(its, CONFIG.servers, serving, 2026010100).decode()
+        zone = dns.zone.from_text(text, "example.org", relativize=False)
+        found = {
+            mx.preference: [str(a) for a in zone.find_rdataset(mx.exchange, "A")]
+            for mx in zone.find_rdataset("@", "MX")
+        }
+        assert found == {10: [main], 20: [backup]}, serving
 
 
 # --- BIND and Knot ----------------------------------------------------------------------------

@@ -116,6 +116,9 @@ def synchronise(pair: Pair, told_to_end: IO[bytes]) -> Result:
     if not Path(pair.local).is_dir():
         known = sum((pair.messages or {}).values())
         return Result("refused", f"{pair.local} is missing; is it mounted?", too_many=known)
+    if _own().is_relative_to(pair.local):
+        reason = f"{pair.local} holds {_own()}, which is Unison's: name the folders in it instead"
+        return Result("refused", reason)
     deadline = time.monotonic() + pair.timeout
     result = _run(pair, told_to_end, deadline)
     if result.outcome == "failed" and _ARCHIVE_LOST in result.reason:
@@ -160,10 +163,8 @@ def _talk(
     more: Iterable[str],
 ) -> "_Talk":
     """Run Unison and answer what it asks until it ends, or has to."""
-    home = Path(os.environ.get("HOME") or Path.home())
-    own = home / ".unison" / "zonerw"  # where no profile of its owner's tells it otherwise
-    own.mkdir(parents=True, exist_ok=True)
-    kept = home / ".unison" / "backup"
+    own, kept = _own() / "zonerw", _own() / "backup"
+    own.mkdir(parents=True, exist_ok=True)  # where no profile of its owner's tells it otherwise
     _forget(kept)
     environment = {
         **os.environ,
@@ -385,6 +386,11 @@ def _counts(folder: str, name: str) -> bool:
             Path(folder, name).unlink()
         return False
     return not _IGNORED.match(name)
+
+
+def _own() -> Path:
+    """Where Unison keeps what is its own."""
+    return Path.home() / ".unison"
 
 
 def _forget(kept: Path) -> None:

@@ -22,7 +22,9 @@ def test_it_needs_nothing_but_the_standard_library(module: ModuleType) -> None:
 
 def test_without_unison_it_says_so(tmp_path: Path) -> None:
     """The reason comes as an answer, as every other."""
-    pair = {"local": str(tmp_path), "remote": "/b", "name": "n", "timeout": 5, "share": 0.05}
+    local = tmp_path / "mail"
+    local.mkdir()
+    pair = {"local": str(local), "remote": "/b", "name": "n", "timeout": 5, "share": 0.05}
     done = subprocess.run(
         [sys.executable, "-m", "actions.unison"],
         input=json.dumps(pair),
@@ -33,3 +35,18 @@ def test_without_unison_it_says_so(tmp_path: Path) -> None:
     )
     answer = json.loads(done.stdout)
     assert (answer["outcome"], answer["reason"]) == ("failed", "setpriv: No such file or directory")
+
+
+def test_a_folder_with_unisons_own_files_in_it_is_refused(tmp_path: Path) -> None:
+    """They change while it runs; and the owner's keys are beside them."""
+    pair = {"local": str(tmp_path), "remote": "/b", "name": "n", "timeout": 5, "share": 0.05}
+    for home, refused in ((tmp_path / "home", True), (tmp_path.parent, False)):
+        done = subprocess.run(
+            [sys.executable, "-m", "actions.unison"],
+            input=json.dumps(pair),
+            capture_output=True,
+            text=True,
+            check=True,
+            env={"PATH": "", "HOME": str(home)},
+        )
+        assert (json.loads(done.stdout)["outcome"] == "refused") == refused

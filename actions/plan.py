@@ -57,8 +57,9 @@ def _row(line: str) -> Iterator[Row]:
 
 @dataclass(frozen=True)
 class Loss:
-    """So many messages would vanish, of so many; and whether those are all that a side has."""
+    """These rows delete so many messages, of so many; and whether that is all that a side has."""
 
+    rows: frozenset[Row]
     vanishing: int
     messages: int
     everything: bool
@@ -73,23 +74,18 @@ class Loss:
         vanishes.
         """
         plan = tuple(plan)
-        if known is None and any(map(_may_be_a_folder, plan)):
-            return cls(len(plan), sum(before.values()), everything=True)
-        gone: dict[Way, int] = {"---->": 0, "<----": 0}
-        for way in gone:
-            folders = before if way == "<----" else known or {}
-            alive = {_message(row.path) for row in plan if row.way == way and row.new}
-            for row in plan:
-                if row.way != way or not row.deleted or _message(row.path) in alive:
-                    continue
-                gone[way] += _below(row.path, folders)
-        raw = sum(
-            _below(row.path, known or {}) for row in plan if row.way == "---->" and row.deleted
-        )
+        alive = {(row.way, _message(row.path)) for row in plan if row.new}
+        deleted = [row for row in plan if row.deleted]
+        rows = frozenset(row for row in deleted if (row.way, _message(row.path)) not in alive)
+        last = known or {}
+        gone = sum(_below(row.path, last) for row in rows if row.way == "---->")
+        going = sum(_below(row.path, before) for row in rows if row.way == "<----")
+        renamed = sum(1 for row in deleted if row.way == "---->" and row not in rows)
         arrived = sum(_below(row.path, before) for row in plan if row.way == "---->" and row.new)
-        both = sum(before.values()) + raw - arrived  # what both sides had after the last run
-        everything = both > 1 and max(gone.values()) >= both
-        return cls(sum(gone.values()), both, everything)
+        both = sum(before.values()) + gone + renamed - arrived  # what both had after the last run
+        everything = both > 1 and max(gone, going) >= both
+        unknown = known is None and any(map(_may_be_a_folder, rows))
+        return cls(rows, gone + going, both, everything or unknown)
 
     def allowed(self, share: float) -> int:
         """So many may vanish."""

@@ -4,8 +4,9 @@ Owns what Unison is told, and what it is answered when it asks. What its plan me
 say; when a pair's turn comes, and what its last run came to, for `sync` to know.
 
 Unison is not run in batch mode: so it shows its own plan, and asks before it does anything. The
-plan's deletions are counted, and it is told to go on, or to stop: what is deleted is what was
-counted. What it asks or plans that is not understood ends it, with nothing changed.
+plan's deletions are counted: what is deleted is what was counted. Where they are too many, they
+are taken out of the plan, and all else is done. What it asks or plans that is not understood ends
+it, with nothing changed.
 
 A pair comes as a line of JSON on standard input, what it came to goes as JSON to standard output,
 and when standard input ends, so does Unison. Nothing but the standard library: it starts in no
@@ -94,8 +95,8 @@ class Result:
     """What became of a pair. `end` is Unison's exit status; None where it was ended, or never ran.
 
     `skipped` and `failed` are paths, with the reason. `deleted` is a number of messages; so is
-    `too_many`, which would have been deleted, and were not: then `outcome` is "refused", and
-    `allowable` says whether a person may allow it.
+    `too_many`, which would have been deleted, and were not: then `outcome` is "refused", though all
+    else was done where `allowable` says that a person may allow it.
     """
 
     outcome: Literal["done", "refused", "failed"]
@@ -149,7 +150,19 @@ def _run(pair: Pair, told_to_end: IO[bytes], deadline: float, *more: str) -> Res
     result = talk.result()
     if result.end not in _THROUGH:
         return result
-    return replace(result, messages=_tally(pair.local) if talk.agreed else before)
+    now = _tally(pair.local) if talk.agreed else before
+    return replace(result, messages=_known(result, pair.messages, now))
+
+
+def _known(
+    result: Result, last: Mapping[str, int] | None, now: Mapping[str, int]
+) -> Mapping[str, int] | None:
+    """What to go by next time: of a folder still to be deleted over there, what was in it."""
+    if result.end == 0:
+        return now
+    if last is None:
+        return None if result.allowable else now
+    return {name: max(now.get(name, 0), last.get(name, 0)) for name in {*now, *last}}
 
 
 # --- the conversation -----------------------------------------------------------------------
@@ -201,7 +214,9 @@ class _Talk:
         self._before = before
         self._unison = unison
         self._deleting = 0  # messages, by the plan
-        self._refused: Result | None = None
+        self._refused: Result | None = None  # if it has to end
+        self._withheld: Loss | None = None  # if it may not delete what it would
+        self._skipping: set[tuple[str, str]] = set()  # way and path, of what is not asked for yet
         self._said = b""  # since the last answer
         self._shown = b""  # of the plan
         self._complained = b""
@@ -243,15 +258,34 @@ class _Talk:
         if end not in _THROUGH or (end == _SOME_FAILED and not summary):
             return Result("failed", _words(said) or f"exit status {end}", end)
         failed = dict.fromkeys(_FAILED.findall(said), "changed meanwhile, or can't be copied")
-        reason = f"{len(failed)} failed, such as {next(iter(failed))}" if failed else ""
-        return Result(
+        skipped = {**dict(_CONFLICT.findall(said)), **dict(_SKIPPED.findall(said))}
+        result = Result(
             "failed" if end == _SOME_FAILED else "done",
-            reason,
+            f"{len(failed)} failed, such as {next(iter(failed))}" if failed else "",
             end,
             transferred=int(summary[1]) if summary else 0,
             deleted=self._deleting if summary else 0,
-            skipped={**dict(_CONFLICT.findall(said)), **dict(_SKIPPED.findall(said))},
+            skipped=skipped,
             failed=failed,
+        )
+        return self._with_withheld(result) if self._withheld else result
+
+    def _with_withheld(self, result: Result) -> Result:
+        loss, pair = self._withheld, self._pair
+        if loss is None:
+            return result
+        withheld = {row.path for row in loss.rows}
+        return replace(
+            result,
+            outcome="refused",
+            reason=(
+                f"it would delete {loss.vanishing} of {loss.messages} messages of {pair.local} or"
+                f" {pair.remote}; max_deletions allows {loss.allowed(pair.share)}:"
+                " none was deleted, all else was done"
+            ),
+            too_many=loss.vanishing,
+            allowable=True,
+            skipped={p: why for p, why in result.skipped.items() if p not in withheld},
         )
 
     def _answer(self) -> None:
@@ -264,8 +298,8 @@ class _Talk:
             self._shown = b""
         elif line == b"Proceed with propagating updates? [] ":
             self._decide()
-        elif _QUESTION.fullmatch(line):
-            self._reply(b"/\n")  # a conflict: both sides keep what they have
+        elif row := _QUESTION.fullmatch(line):
+            self._choose(row["way"].decode(), os.fsdecode(row["path"]))
         elif line == b"Do you really want to proceed? [] ":
             self._give_up(self._emptied())
         elif _ANY_QUESTION.search(line) and not _ROW_BEGINS.match(line):
@@ -286,29 +320,35 @@ class _Talk:
 
     def _decide(self) -> None:
         """Agree to the plan, or don't."""
-        shown = (self._shown + self._said).decode(errors="surrogateescape")
-        try:
-            plan = parse(shown)
-        except ValueError as error:
-            self._give_up(Result("failed", f"unison plans what is not understood: {error}"))
+        if self._skipping:
+            left = f"{len(self._skipping)} deletions were not taken out of the plan"
+            self._give_up(Result("failed", left), b"q\n")
             return
-        loss = Loss.of(plan, self._before, self._pair.messages)
-        if not self._pair.allow and loss.is_too_much(self._pair.share):
-            reason = (
-                f"it would delete {loss.vanishing} of {loss.messages} messages of"
-                f" {self._pair.local} or {self._pair.remote};"
-                f" max_deletions allows {loss.allowed(self._pair.share)}"
-            )
-            refused = Result("refused", reason, too_many=loss.vanishing, allowable=True)
-            self._give_up(refused, b"q\n")
-            return
+        if not self._withheld:
+            try:
+                plan = parse(os.fsdecode(self._shown + self._said))
+            except ValueError as error:
+                self._give_up(Result("failed", f"unison plans what is not understood: {error}"))
+                return
+            loss = Loss.of(plan, self._before, self._pair.messages)
+            if not self._pair.allow and loss.is_too_much(self._pair.share):
+                self._withheld = loss
+                self._skipping = {(row.way, row.path) for row in loss.rows}
+                self._reply(b"n\n")  # it asks for each line of it, then
+                return
+            self._deleting = loss.vanishing
         self.agreed = True
-        self._deleting += loss.vanishing
         self._reply(b"y\n")
-        self._shown = b""
+
+    def _choose(self, way: str, path: str) -> None:
+        """Say whether a line of the plan is done; of a conflict, both sides keep what they have."""
+        skip = "?" in way or (way, path) in self._skipping
+        self._skipping.discard((way, path))
+        self._reply(b"/\n" if skip else b"\n")
 
     def _reply(self, answer: bytes) -> None:
-        self._shown += self._said
+        if not self._withheld:  # else it goes line by line
+            self._shown += self._said
         self._said = b""
         if self._unison.stdin:
             with contextlib.suppress(BrokenPipeError):  # it has ended: its words say why
@@ -348,7 +388,9 @@ _CONFLICT = re.compile(r"^\[CONFLICT\] Skipping (.*)\n  (.*)$", re.MULTILINE)
 _SKIPPED = re.compile(r"^  skipped: (.*) \(([^()]*)\)$", re.MULTILINE)
 _FAILED = re.compile(r"^  failed: (.*)$", re.MULTILINE)
 _ROW_BEGINS = re.compile(rb"[ \w]{8} [-<>?=]{5} ")
-_QUESTION = re.compile(rb"[ \w]{8} <-\?-> [ \w]{8}   .*  \[\] ")
+_QUESTION = re.compile(
+    rb"[ \w]{8} (?P<way>---->|<----|<-\?->|<=\?=>) [ \w]{8}   (?P<path>.*)  \[f?\] "
+)
 _ANY_QUESTION = re.compile(rb"\[[^\]]*\] $")
 
 

@@ -277,10 +277,10 @@ class Machines:
             check=False,
         )
 
-    def begin(self, *words: str) -> subprocess.Popen[str]:
-        """Begin `zonerw sync mail`; to be ended with a call of `ended`."""
+    def begin(self, job: str = "mail") -> subprocess.Popen[str]:
+        """Begin `zonerw sync`; to be ended with a call of `ended`."""
         return subprocess.Popen(
-            zonerw("sync", "mail", *words),
+            zonerw("sync", job),
             env=self.environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

@@ -1,6 +1,7 @@
 """`zonerw sync`, with the real Unison, OpenSSH and git: nobody's mail is lost, or deleted by us."""
 
 import itertools
+import json
 import os
 import re
 import shutil
@@ -187,7 +188,8 @@ def test_flags_that_change_on_both_sides(them: Machines) -> None:
     assert copies == dict.fromkeys(made - {unlike}, 1)
     assert them.here.files() == them.there.files()
     them.here.delete(unlike)
-    assert done(them.sync())[1] == 1
+    assert done(them.sync())[1] in (1, 2)
+    in_step(them, made - {unlike})
 
 
 def test_a_deleted_message_is_deleted_there_too_and_kept_aside(them: Machines) -> None:
@@ -219,6 +221,46 @@ def test_a_changed_host_name_brings_nothing_back(them: Machines) -> None:
     words = ("unshare", "--uts", "sh", "-c", rename, "sh", *zonerw("sync", "mail"))
     assert done(them.run(*words)) == (1, 1)
     in_step(them, made - {one, other})
+
+
+def test_what_is_no_message_and_differs_stays_as_it_is(tmp_path: Path) -> None:
+    """It is said at each run, and all else is done; names may be as odd as they like."""
+    with disks(tmp_path / "mail") as them:
+        sides = {
+            "here": them.here.path / "subscriptions",
+            "there": them.there.path / "subscriptions",
+        }
+        for side, path in sides.items():
+            path.write_text(side)
+        odd = [
+            ".Proceed with propagating updates? [] ",
+            ".deleted  ---->  new dir",
+            ".Gr\udcfc\xdfe",
+        ]
+        for folder in odd:
+            them.here.create(folder)
+            deliver(them.here, folder=folder)
+        ran = them.sync()
+        assert ran.returncode == 0
+        assert re.match(r"mail: \d+ transferred, 1 skipped, 0 failed, 0 deleted in ", ran.stdout)
+        assert ran.stderr == f"{sides['here']}: contents changed on both sides\n"
+        assert {side: path.read_text() for side, path in sides.items()} == {s: s for s in sides}
+        assert len(them.there.copies()) == len(odd)
+        assert them.here.copies() == them.there.copies()
+        for path in sides.values():
+            path.unlink()
+        assert done(them.sync()) == (0, 0)
+
+
+def test_a_pair_that_is_refused_holds_up_no_other(tmp_path: Path) -> None:
+    """Each of several users' mail is looked at by itself."""
+    with disks(tmp_path / "mail") as them:
+        lost = tmp_path / "lost"
+        pairs = [[str(lost), str(tmp_path / "nowhere")], [str(them.here.path), them.root]]
+        them.configure(f"[sync.mail]\nunison = {json.dumps(pairs)}\n")
+        made = deliver(them.here, number=5)
+        assert f"{lost} is missing" in failed(them.sync())
+        in_step(them, made)
 
 
 # --- what may not be deleted ----------------------------------------------------------------
@@ -598,15 +640,22 @@ def test_a_site_is_pulled_with_git(tmp_path: Path) -> None:
         assert "Not possible to fast-forward, aborting." in ran.stderr
 
 
-def test_a_command_that_does_not_end(tmp_path: Path) -> None:
-    """It is ended when its time is up, with all that it began."""
+@pytest.mark.parametrize("how", ["its time is up", "SIGTERM", "SIGINT"])
+def test_a_command_that_does_not_end(tmp_path: Path, how: str) -> None:
+    """It is ended when its time is up, or when zonerw is, with all that it began."""
     with disks(tmp_path / "mail") as them:
         command = '["sh", "-c", "sleep 600 & sleep 600; echo never"]'
-        them.configure(f'[sync.site]\ncommand = {command}\ntimeout = "1s"\n')
-        ran = them.sync(job="site")
-        assert (ran.returncode, ran.stdout) == (1, "")
-        assert ran.stderr.startswith("site: ")
-        assert "1 s" in ran.stderr or "1s" in ran.stderr
+        timeout = "1s" if how == "its time is up" else "10m"
+        them.configure(f'[sync.site]\ncommand = {command}\ntimeout = "{timeout}"\n')
+        run = them.begin("site")
+        wait_for(lambda: len(them.processes("sleep")) == 2, SYNC_SECONDS, "it to run")
+        if how != "its time is up":
+            run.send_signal(signal.Signals[how])
+        ran = ended(run)
+        assert ran.returncode
+        assert ran.stdout == ""
+        if how == "its time is up":
+            assert ran.stderr == "site: failed: no end within 1 s\n"
         wait_for(lambda: not them.processes(), GONE_SECONDS, "all of it to end")
 
 

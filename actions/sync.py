@@ -201,11 +201,12 @@ def _record(
 ) -> SyncRecord:
     now = datetime.now(UTC)
     done = result.outcome == "done"
+    through = done or (result.allowable and not result.failed)  # all else was done
     paths = {**result.failed, **result.skipped}
     record = SyncRecord(
         since=last.since if last else began,
         ended=now,
-        succeeded=now if done else last.succeeded if last else None,
+        succeeded=now if through else last.succeeded if last else None,
         outcome=result.outcome,
         reason=result.reason,
         seconds=round((now - began).total_seconds(), 3),

@@ -209,15 +209,16 @@ def _syncs(its: Document) -> Iterator[str]:
     for name, job in its.sync.items():
         if job.ended is None:
             yield f"{name}: no run has ended yet"
+        elif job.outcome == "refused" and job.allowable:
+            yield f"{name} is in step but for deletions, refused: {job.reason}"
+            yield f"  if that is meant: zonerw sync {name} --allow-deletions"
         elif job.outcome == "refused":
             yield f"{name} is not kept in step, refused: {job.reason}"
-            if job.allowable:
-                yield f"  if that is meant: zonerw sync {name} --allow-deletions"
         elif job.outcome == "failed":
             yield f"{name} is not in step: {job.reason}"
         else:
             yield f"{name} was in step {_span(its.at - job.ended)} ago"
-        if job.succeeded and job.outcome != "done":
+        if job.succeeded and job.succeeded != job.ended:
             yield f"  it last was {_span(its.at - job.succeeded)} ago, at {utc(job.succeeded)}"
         elif job.ended and its.at - job.ended > _OVERDUE * timedelta(seconds=job.every):
             every = _span(timedelta(seconds=job.every))

@@ -458,11 +458,10 @@ LONG_AGO = NOW - timedelta(hours=2)
         ),
         ({"outcome": "failed", "reason": "no", "succeeded": None}, "mail is not in step: no"),
         (
-            {"outcome": "refused", "reason": "it would", "allowable": True, "succeeded": LONG_AGO},
+            {"outcome": "refused", "reason": "it would", "allowable": True},
             (
-                "mail is not kept in step, refused: it would\n"
-                "  if that is meant: zonerw sync mail --allow-deletions\n"
-                "  it last was 2 hours ago, at 2026-11-22 08:00:00 UTC"
+                "mail is in step but for deletions, refused: it would\n"
+                "  if that is meant: zonerw sync mail --allow-deletions"
             ),
         ),
         (
@@ -474,7 +473,7 @@ LONG_AGO = NOW - timedelta(hours=2)
             "mail was in step 1 minute ago\n  /a/cur/1: conflicting updates\n  and 2 more",
         ),
         (
-            {"ended": LONG_AGO},
+            {"ended": LONG_AGO, "succeeded": LONG_AGO},
             (
                 "mail was in step 2 hours ago\n"
                 "  nobody has run it since, though it is due every 10 minutes"

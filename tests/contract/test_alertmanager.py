@@ -136,7 +136,6 @@ MUTED = {
     ("MainDown", "CheckFailing"): {"server"},
     ("BackupDown", "CheckFailing"): {"server"},
     ("ZonePointsElsewhere", "NameserverBehind"): {"zone", "nameserver"},
-    ("SyncRefused", "SyncStale"): {"job"},
     ("SyncStale", "SyncSkipped"): {"job"},
 }
 

@@ -151,10 +151,9 @@ class World:
             assert killed, said
             return False
         assert killed or result["outcome"] in ("done", "refused"), result
-        if result["outcome"] != "done" or result["skipped"]:
-            return False
-        self.messages = result["messages"]
-        return True
+        if result["messages"] is not None:
+            self.messages = result["messages"]
+        return result["outcome"] == "done" and not result["skipped"]
 
     def _victims(self, victim: str, run: int) -> list[int]:
         ours = [] if victim == "unison" else [run]

@@ -232,7 +232,7 @@ def test_mail_between_disks(story: Sequence[Step]) -> None:
 
 
 @given(stories)
-@settings(QUICK, max_examples=3)
+@settings(QUICK, max_examples=2)
 def test_mail_over_ssh(story: Sequence[Step]) -> None:
     """The same, with what is killed on either side."""
     over_ssh(story)

@@ -91,7 +91,7 @@ def in_step(them: Machines, messages: Iterable[str]) -> None:
 
 def done(ran: Found) -> tuple[int, int]:
     """How many were transferred and deleted by a run with which nothing was the matter."""
-    assert (ran.returncode, ran.stderr) == (0, "")
+    assert (ran.returncode, ran.stderr) == (0, ""), ran.stderr
     its = SUMMARY.fullmatch(ran.stdout)
     assert its, ran.stdout
     assert its[2] == its[3] == "0", ran.stdout

@@ -5,6 +5,7 @@ Owns how it is ended, with all that it began, and what is kept of its words.
 
 import os
 import selectors
+import shutil
 import signal
 import subprocess
 from collections.abc import Sequence
@@ -60,12 +61,14 @@ def run(
 ) -> Ended:
     """Run a program; what it is `given` goes to its standard input, which ends when it has to.
 
-    It holds `lock`, an open file, too: were we killed, it would go on, and nobody begin beside it.
+    It holds `lock`, an open file, too: were we killed, nobody begins beside what is left of it.
     """
+    if shutil.which(command[0]) is None:
+        return Ended(cut_off=f"no such program: {command[0]}")
     pipe = subprocess.PIPE
     try:
         process = subprocess.Popen(
-            command,
+            ("setpriv", "--pdeathsig", "TERM", *command),  # noqa: S607  should we be killed
             stdin=subprocess.DEVNULL if given is None else pipe,
             stdout=pipe,
             stderr=pipe,
@@ -73,13 +76,14 @@ def run(
             start_new_session=True,  # it asks nobody at a terminal, and is ended with all it began
         )
     except OSError as error:
-        return Ended(cut_off=f"{command[0]}: {error.strerror}")
+        return Ended(cut_off=f"setpriv: {error.strerror}")
     out, err = _Heard(process.stdout), _Heard(process.stderr)
+    cut_off = "interrupted"
     try:
         _give(process, given)
         cut_off = _listen((out, err), seconds, stop)
-        _end(process, cut_off=cut_off)
     finally:
+        _end(process, cut_off=cut_off)
         for stream in (process.stdin, process.stdout, process.stderr):
             if stream:
                 with suppress(BrokenPipeError):
@@ -118,10 +122,10 @@ def _listen(both: Sequence[_Heard], seconds: float, stop: Stop) -> str:
             if heard.stream:
                 selector.register(heard.stream, selectors.EVENT_READ, heard)
         while len(selector.get_map()) > 1:
-            ready = selector.select(max(0.0, until - monotonic()))
-            if not ready:
-                return f"no end within {seconds:g} s"
-            for key, _ in ready:
+            left = until - monotonic()
+            if left <= 0:
+                return f"no end within {round(seconds, 1):g} s"
+            for key, _ in selector.select(left):
                 if key.data is None:
                     return "told to end"
                 if not key.data.listen():

@@ -230,11 +230,11 @@ class _Talk:
                     selector.register(stream, selectors.EVENT_READ)
             open_streams = 2
             while open_streams:
-                ready = selector.select(max(0.0, deadline - time.monotonic()))
-                if not ready:
+                left = deadline - time.monotonic()
+                if left <= 0:
                     self._give_up(Result("failed", self._too_late()))
                     return
-                for key, _ in ready:
+                for key, _ in selector.select(left):
                     chunk = os.read(key.fd, _CHUNK)
                     if key.fileobj is told_to_end:
                         self._give_up(Result("failed", "told to end"))
@@ -299,7 +299,7 @@ class _Talk:
         elif line == b"Proceed with propagating updates? [] ":
             self._decide()
         elif row := _QUESTION.fullmatch(line):
-            self._choose(row["way"].decode(), os.fsdecode(row["path"]))
+            self._choose(row)
         elif line == b"Do you really want to proceed? [] ":
             self._give_up(self._emptied())
         elif _ANY_QUESTION.search(line) and not _ROW_BEGINS.match(line):
@@ -307,7 +307,7 @@ class _Talk:
             self._give_up(Result("failed", f"unison asks what is not understood: {asked}"))
 
     def _too_late(self) -> str:
-        late = f"no end within {self._pair.timeout:g} s"
+        late = f"no end within {round(self._pair.timeout, 1):g} s"
         if self._pair.messages is None:
             return f"{late}; a first run copies everything: it may need a longer timeout"
         return late
@@ -340,11 +340,19 @@ class _Talk:
         self.agreed = True
         self._reply(b"y\n")
 
-    def _choose(self, way: str, path: str) -> None:
-        """Say whether a line of the plan is done; of a conflict, both sides keep what they have."""
-        skip = "?" in way or (way, path) in self._skipping
-        self._skipping.discard((way, path))
-        self._reply(b"/\n" if skip else b"\n")
+    def _choose(self, row: re.Match[bytes]) -> None:
+        """Say whether a line of the plan is done; of a conflict, both sides keep what they have.
+
+        But where nothing else differs than when a file was written, it gets the other side's time.
+        """
+        line = (row["way"].decode(), os.fsdecode(row["path"]))
+        if row["left"] == row["right"] == b"props   ":
+            self._reply(b"<\n")
+        elif "?" in row["way"].decode() or line in self._skipping:
+            self._reply(b"/\n")
+        else:
+            self._reply(b"\n")
+        self._skipping.discard(line)
 
     def _reply(self, answer: bytes) -> None:
         if not self._withheld:  # else it goes line by line
@@ -389,19 +397,20 @@ _SKIPPED = re.compile(r"^  skipped: (.*) \(([^()]*)\)$", re.MULTILINE)
 _FAILED = re.compile(r"^  failed: (.*)$", re.MULTILINE)
 _ROW_BEGINS = re.compile(rb"[ \w]{8} [-<>?=]{5} ")
 _QUESTION = re.compile(
-    rb"[ \w]{8} (?P<way>---->|<----|<-\?->|<=\?=>) [ \w]{8}   (?P<path>.*)  \[f?\] "
+    rb"(?P<left>[ \w]{8}) (?P<way>---->|<----|<-\?->|<=\?=>) (?P<right>[ \w]{8})   (?P<path>.*)"
+    rb"  \[.?\] "
 )
 _ANY_QUESTION = re.compile(rb"\[[^\]]*\] $")
 
 
 def _words(said: str) -> str:
-    """The words with which Unison, or ssh, gave up; on one line."""
+    """The last words with which Unison, or ssh, gave up; on one line."""
     lines = [line.strip() for line in said.splitlines()]
     wanted = [
         line for line in lines if line and not line.startswith(("[BGN]", "[END]", "Shortcut"))
     ]
     words = " ".join(wanted).removeprefix("Fatal error: ").removeprefix("Warning: ")
-    return words.encode(errors="replace").decode()[:_SAID]
+    return words.encode(errors="replace").decode()[-_SAID:]
 
 
 # --- the folders ----------------------------------------------------------------------------

@@ -126,7 +126,7 @@ def test_a_command_that_is_not_there(tmp_path: Path) -> None:
     path = tmp_path / "zonerw.toml"
     path.write_text(path.read_text().replace('["sh"', '["no-such-program"'))
     record = ran(configuration.read(config.path))
-    assert (record.end, record.reason) == (None, "no-such-program: No such file or directory")
+    assert (record.end, record.reason) == (None, "no such program: no-such-program")
 
 
 def test_it_is_ended_with_all_that_it_began(tmp_path: Path) -> None:
@@ -171,9 +171,12 @@ def test_never_twice_at_once(tmp_path: Path) -> None:
     assert lines(tmp_path / "log") == ["begin", "end"] * 2
 
 
-def test_who_was_killed_leaves_its_run_alone(tmp_path: Path) -> None:
-    """The command goes on, and nobody begins beside it before it ends."""
-    script = "echo begin >> log; until test -e go; do sleep 0.02; done; echo end >> log"
+def test_who_is_killed_takes_its_run_along(tmp_path: Path) -> None:
+    """The command hears SIGTERM, and nobody begins beside it before it has ended."""
+    script = """\
+trap 'until test -e go; do sleep 0.02; done; echo end >> log; exit' TERM
+echo begin >> log; until test -e go; do sleep 0.02; done; echo end >> log
+"""
     config = config_of(tmp_path, script)
     main = "import sys; from actions.cli import main; main()"
     command = [sys.executable, "-c", main, "sync", "site", "--config", str(config.path)]
@@ -185,9 +188,16 @@ def test_who_was_killed_leaves_its_run_alone(tmp_path: Path) -> None:
     run = threading.Thread(target=lambda: jobs.run("site", Stop(), waits=told.set))
     run.start()
     assert told.wait(10)
+    assert lines(tmp_path / "log") == ["begin"]
     (tmp_path / "go").touch()
     run.join(10)
     assert lines(tmp_path / "log") == ["begin", "end"] * 2
+
+
+def test_what_prints_without_end_is_ended(tmp_path: Path) -> None:
+    """And what it said does not fill our memory."""
+    record = ran(config_of(tmp_path, "yes", timeout="500ms"))
+    assert (record.outcome, record.reason) == ("failed", "no end within 0.5 s")
 
 
 def test_a_damaged_record_is_put_aside(tmp_path: Path) -> None:

@@ -159,6 +159,15 @@ class State:
         for folder in (self.folder, self._accepted):
             prepare(folder)
 
+    def readable(self) -> None:
+        """See that the folder can be read, if there is one; StateError says why it can't."""
+        try:
+            next(self.folder.iterdir(), None)
+        except FileNotFoundError:
+            pass  # nothing was ever put down
+        except OSError as error:
+            raise StateError(self.folder, f"can't be read: {error.strerror}") from error
+
     def sweep(self) -> None:
         """Remove what a killed run has left behind; under the lock."""
         for folder in (self.folder, self._accepted):

@@ -11,7 +11,6 @@ from datetime import UTC, datetime, timedelta
 from actions.accept import Standing
 from actions.decide import Alert, Look
 from actions.status import Document, Pin, UnknownPin, Zone
-from actions.sync import Run
 
 # So long a run can take where servers and name servers are silent; one that takes longer hangs.
 _LONGEST_RUN = timedelta(minutes=1)
@@ -227,19 +226,6 @@ def _syncs(its: Document) -> Iterator[str]:
             yield f"  {path}: {why}"
         if (more := job.skipped + job.failed - len(job.paths)) > 0:
             yield f"  and {more} more"
-
-
-def ran(run: Run) -> str:
-    """Say what a run of a job came to."""
-    its = run.result
-    if its.outcome != "done":
-        return f"{its.outcome}: {its.reason}"
-    moved = "done"
-    if run.counts:
-        left = f"{len(its.skipped)} skipped, {len(its.failed)} failed"
-        moved = f"{its.transferred} transferred, {left}, {its.deleted} deleted"
-    note = f"; {its.reason}" if its.reason else ""
-    return f"{moved} in {run.seconds:.1f} s{note}"
 
 
 def _switches(its: Document) -> Iterator[str]:

@@ -97,8 +97,9 @@ def by_itself(config: Config, witnesses: Witnesses, daemon_missing: str) -> Docu
 
     StateError where the state folder can't be read at all.
     """
-    readable(config)
-    files = _files(config, Watch(config, State(config.actions.state)))
+    state = State(config.actions.state)
+    state.readable()
+    files = _files(config, Watch(config, state))
     now = datetime.now(UTC)
     serving, zones = _serving(config, files) or config.preferred, _published(config, files)
     primary, secondaries = _asked(config, {name: its.serial for name, its in zones.items()})
@@ -113,17 +114,6 @@ def by_itself(config: Config, witnesses: Witnesses, daemon_missing: str) -> Docu
         secondaries=secondaries,
     )
     return document(config, files, moment)
-
-
-def readable(config: Config) -> None:
-    """See that the state folder can be read, if there is one; StateError says why it can't."""
-    folder = config.actions.state
-    try:
-        next(folder.iterdir(), None)
-    except FileNotFoundError:
-        pass  # nothing was ever put down
-    except OSError as error:
-        raise StateError(folder, f"can't be read: {error.strerror}") from error
 
 
 def _files(config: Config, watch: Watch) -> Files:

@@ -3,6 +3,8 @@
 import os
 import pwd
 import re
+import subprocess
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -11,7 +13,7 @@ from click.testing import Result
 from conftest import free_port
 from typer.testing import CliRunner
 
-from actions import cli
+from actions import byhand, cli
 from actions.state import Meant, State
 
 MEANT = Meant(server="main", since=datetime(2026, 11, 20, 10, tzinfo=UTC), why="w", by="start")
@@ -49,6 +51,30 @@ listen = "127.0.0.1:{free_port("127.0.0.1")}"
 def zonerw(config: Path, *words: str) -> Result:
     """Run the command."""
     return CliRunner().invoke(cli.cli, [*words, "--config", str(config)])
+
+
+@pytest.mark.parametrize("words", [("--help",), ("sync", "site"), ("status", "--serving")])
+def test_what_cron_and_scripts_call_loads_little(config: Path, words: tuple[str, ...]) -> None:
+    """The daemon's libraries take longer to load than all that these do."""
+    State(config.parent / "state").put_down(MEANT)
+    (config.parent / "site").touch()
+    program = (
+        "import sys; from actions.cli import main\n"
+        "try: main()\n"
+        "finally: print('\\n', *sys.modules, file=sys.stderr)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, *words],
+        env=os.environ | {"ZONERW_CONFIG": str(config)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    loaded = set(done.stderr.splitlines()[-1].split())
+    assert "actions.sync" in loaded
+    assert not loaded & {"fastapi", "uvicorn", "requests", "urllib3", "prometheus_client"}
+    assert not loaded & {"actions.byhand", "actions.__main__", "exporter.__main__", "demo"}
 
 
 @pytest.mark.parametrize(
@@ -124,20 +150,20 @@ def test_a_token_that_cannot_be_read(config: Path) -> None:
 def test_who_gives_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     """The person behind sudo, else who logged in at this terminal, else the user."""
     monkeypatch.setenv("SUDO_USER", "\udce9ric\x1b")
-    assert cli._person() == "?ric?"
+    assert byhand._person() == "?ric?"
     monkeypatch.setenv("SUDO_USER", "alice")
-    assert cli._person() == "alice"
+    assert byhand._person() == "alice"
     monkeypatch.delenv("SUDO_USER")
     monkeypatch.setattr(os, "getlogin", lambda: "bob")
-    assert cli._person() == "bob"
+    assert byhand._person() == "bob"
 
     def no_terminal() -> str:
         raise OSError
 
     monkeypatch.setattr(os, "getlogin", no_terminal)
-    assert cli._person() == pwd.getpwuid(os.getuid()).pw_name
+    assert byhand._person() == pwd.getpwuid(os.getuid()).pw_name
     monkeypatch.setattr(os, "getuid", lambda: 2**31 - 2)
-    assert cli._person() == "user 2147483646"
+    assert byhand._person() == "user 2147483646"
 
 
 def test_a_job_by_hand(config: Path) -> None:

@@ -292,7 +292,8 @@ def _ask_references(config: Config, timeout: float) -> Mapping[str, probes.Up | 
         if _some_up(answers):
             break
     pool.shutdown(wait=False)
-    return answers
+    # Not in the order in which they answered: a line that stays dead is told of once.
+    return {name: answers[name] for name in config.references if name in answers}
 
 
 def _some_up(results: Mapping[str, probes.Up | probes.Down]) -> bool:

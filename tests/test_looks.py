@@ -274,6 +274,23 @@ def test_nobody_waits_for_a_dead_reference(machine: Machine) -> None:
     assert seen_.references == {"google": UP}
 
 
+def test_dead_references_are_told_of_in_one_order(machine: Machine) -> None:
+    """The configuration's: in any other, a line that stays dead would be news in each round."""
+    answered = threading.Event()
+
+    def first_is_last(address: str) -> None:
+        if address == QUAD9:
+            answered.wait(30)
+        else:
+            answered.set()
+
+    machine.down, machine.meanwhile = {QUAD9, "8.8.8.8"}, first_is_last
+    google = Reference("tcp", ip_address("8.8.8.8"), 53)
+    both = replace(config(), references={**config().references, "google": google})
+    (seen_,) = looks.take(both, (), 1)
+    assert list(seen_.references) == ["quad9", "google"]
+
+
 def test_a_look_that_breaks_takes_no_other_with_it(
     machine: Machine, caplog: pytest.LogCaptureFixture
 ) -> None:

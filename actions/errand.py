@@ -50,7 +50,7 @@ class Ended:
     def words(self) -> str:
         """The last words of it, on one line."""
         said = self.err.strip() or self.out.strip()
-        words = " ".join(said.decode(errors="replace").splitlines()[-3:])[-_WORDS:]
+        words = " ".join(said.decode(errors="replace").split())[-_WORDS:]
         return words or (
             "ended by a signal" if self.status is None else f"exit status {self.status}"
         )
@@ -73,6 +73,7 @@ def run(
             stdout=pipe,
             stderr=pipe,
             pass_fds=(lock,),
+            cwd="/",  # as in the daemon: a person's folder may be nobody else's to look at
             start_new_session=True,  # it asks nobody at a terminal, and is ended with all it began
         )
     except OSError as error:

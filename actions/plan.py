@@ -60,9 +60,15 @@ class Loss:
     """These rows delete so many messages, of so many; and whether that is all that a side has."""
 
     rows: frozenset[Row]
-    vanishing: int
+    gone: int  # from the local folder, so to be deleted over there
+    going: int  # from the other one, so to be deleted here
     messages: int
     everything: bool
+
+    @property
+    def vanishing(self) -> int:
+        """On either side."""
+        return self.gone + self.going
 
     @classmethod
     def of(
@@ -85,7 +91,16 @@ class Loss:
         both = sum(before.values()) + gone + renamed - arrived  # what both had after the last run
         everything = both > 1 and max(gone, going) >= both
         unknown = known is None and any(map(_may_be_a_folder, rows))
-        return cls(rows, gone + going, both, everything or unknown)
+        return cls(rows, gone, going, both, everything or unknown)
+
+    def told(self, local: str, remote: str) -> str:
+        """What would be deleted where, and why."""
+        ways = ((self.gone, remote, local), (self.going, local, remote))
+        first, *second = [way for way in ways if way[0]] or ways[:1]
+        said = f"{first[0]} of {self.messages} messages of {first[1]}, gone from {first[2]}"
+        return " and ".join(
+            [said, *(f"{n} of {here}, gone from {there}" for n, here, there in second)]
+        )
 
     def allowed(self, share: float) -> int:
         """So many may vanish."""

@@ -277,6 +277,8 @@ def _keep_in_step(pair: Pair, lock: int, stop: Stop) -> Result:
     """Have `zonerw-unison` keep a pair in step, as the user to whom the local folder belongs."""
     program = str(Path(sysconfig.get_path("scripts")) / "zonerw-unison")
     owner = _owner(pair.local)
+    if owner == 0 != os.geteuid():
+        return Result("failed", f"{pair.local} belongs to root: give it to the owner of the mail")
     as_owner = () if owner in (None, os.geteuid()) else ("sudo", "-n", "-u", _name(owner), "--")
     command = (*as_owner, program)
     given = f"{json.dumps(asdict(pair))}\n".encode()

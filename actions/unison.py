@@ -122,13 +122,12 @@ def synchronise(pair: Pair, told_to_end: IO[bytes]) -> Result:
         return Result("refused", reason)
     deadline = time.monotonic() + pair.timeout
     result = _run(pair, told_to_end, deadline)
-    if result.outcome == "failed" and _ARCHIVE_LOST in result.reason:
-        # One machine was set up anew, say. Without archives nothing is deleted, and what is missing
-        # on either side comes back.
+    if result.reason == _UNFIT:
+        # One machine was set up anew, say, or from an old copy. Without archives nothing is
+        # deleted, and what is missing on either side comes back.
         result = _run(pair, told_to_end, deadline, "-ignorearchives")
         if result.outcome == "done":
-            reason = "one side had no archive: begun anew, nothing was deleted"
-            result = replace(result, reason=reason)
+            result = replace(result, reason=f"{_UNFIT}: begun anew, nothing was deleted")
     for _ in range(_TRIES - 1):
         if not result.failed:
             break
@@ -176,24 +175,32 @@ def _talk(
     more: Iterable[str],
 ) -> "_Talk":
     """Run Unison and answer what it asks until it ends, or has to."""
-    own, kept = _own() / "zonerw", _own() / "backup"
-    own.mkdir(parents=True, exist_ok=True)  # where no profile of its owner's tells it otherwise
-    _forget(kept)
+    own = _own() / "zonerw"  # where no profile of its owner's tells it otherwise
+    own.mkdir(parents=True, exist_ok=True)
+    for kept in _own().glob("backup*"):
+        _forget(kept)
     environment = {
         **os.environ,
         "UNISON": str(own),
-        "UNISONBACKUPDIR": str(kept),
         "UNISONLOCALHOSTNAME": pair.name,
         "LC_ALL": "C.UTF-8",
     }
     command = ["unison", pair.local, pair.remote, *_OPTIONS, *more]
     command += ["-sshargs", _SSH, "-servercmd", _SERVER]
+    # Of either side's home: it has to be directly in a folder that is there.
+    command += ["-backupdir", f".unison/backup{pair.local.replace('/', '-')}"]
     # Were we killed, it would go on unseen, and beside the next one.
     command = ["setpriv", "--pdeathsig", "TERM", *command]
     pipe = subprocess.PIPE
     # In a session of its own: it asks nobody at a terminal, nor does ssh.
     with subprocess.Popen(
-        command, stdin=pipe, stdout=pipe, stderr=pipe, env=environment, start_new_session=True
+        command,
+        stdin=pipe,
+        stdout=pipe,
+        stderr=pipe,
+        env=environment,
+        cwd=Path.home(),
+        start_new_session=True,
     ) as unison:
         talk = _Talk(pair, before, unison)
         try:
@@ -256,9 +263,12 @@ class _Talk:
         said = self._complained.decode(errors="surrogateescape")
         summary = _SUMMARY.search(said)
         if end not in _THROUGH or (end == _SOME_FAILED and not summary):
-            return Result("failed", _words(said) or f"exit status {end}", end)
-        failed = dict.fromkeys(_FAILED.findall(said), "changed meanwhile, or can't be copied")
-        skipped = {**dict(_CONFLICT.findall(said)), **dict(_SKIPPED.findall(said))}
+            unfit = _UNFIT if _ARCHIVES_UNFIT.search(said) else None
+            return Result("failed", unfit or _words(said) or f"exit status {end}", end)
+        failed = _left("failed", said, "changed meanwhile, or can't be copied")
+        skipped = {**dict(_CONFLICT.findall(said)), **_left("skipped", said, "left as it is")}
+        if end == _SOME_SKIPPED and not skipped:
+            skipped = {"": _words(said)}
         result = Result(
             "failed" if end == _SOME_FAILED else "done",
             f"{len(failed)} failed, such as {next(iter(failed))}" if failed else "",
@@ -279,8 +289,8 @@ class _Talk:
             result,
             outcome="refused",
             reason=(
-                f"it would delete {loss.vanishing} of {loss.messages} messages of {pair.local} or"
-                f" {pair.remote}; max_deletions allows {loss.allowed(pair.share)}:"
+                f"it would delete {loss.told(pair.local, pair.remote)};"
+                f" max_deletions allows {loss.allowed(pair.share)}:"
                 " none was deleted, all else was done"
             ),
             too_many=loss.vanishing,
@@ -329,6 +339,11 @@ class _Talk:
                 plan = parse(os.fsdecode(self._shown + self._said))
             except ValueError as error:
                 self._give_up(Result("failed", f"unison plans what is not understood: {error}"))
+                return
+            if self._pair.messages and any(row.new and not row.path for row in plan):
+                reason = f"{self._pair.remote} is missing; is it mounted?"
+                all_of_them = sum(self._before.values())
+                self._give_up(Result("refused", reason, too_many=all_of_them), b"q\n")
                 return
             loss = Loss.of(plan, self._before, self._pair.messages)
             if not self._pair.allow and loss.is_too_much(self._pair.share):
@@ -385,16 +400,16 @@ def _end(unison: subprocess.Popen[bytes]) -> None:
 # --- what Unison says -----------------------------------------------------------------------
 
 # Its exit status: all done, some skipped, some failed.
-_THROUGH = (0, 1, _SOME_FAILED := 2)
-_ARCHIVE_LOST = "archive file is missing on some hosts"
+_THROUGH = (0, _SOME_SKIPPED := 1, _SOME_FAILED := 2)
+_UNFIT = "the two sides' archives do not fit together"
+_ARCHIVES_UNFIT = re.compile("archive file is missing on some|On-disk archives are not identical")
 _SUMMARY = re.compile(
     r"^Synchronization (?:in)?complete at .*"
     r"\((\d+) items? transferred, (?:\d+ partially transferred, )?(\d+) skipped, (\d+) failed\)",
     re.MULTILINE,
 )
 _CONFLICT = re.compile(r"^\[CONFLICT\] Skipping (.*)\n  (.*)$", re.MULTILINE)
-_SKIPPED = re.compile(r"^  skipped: (.*) \(([^()]*)\)$", re.MULTILINE)
-_FAILED = re.compile(r"^  failed: (.*)$", re.MULTILINE)
+_LEFT = re.compile(r"^  (?=(?:skipped|failed): )", re.MULTILINE)  # before each, below the summary
 _ROW_BEGINS = re.compile(rb"[ \w]{8} [-<>?=]{5} ")
 _QUESTION = re.compile(
     rb"(?P<left>[ \w]{8}) (?P<way>---->|<----|<-\?->|<=\?=>) (?P<right>[ \w]{8})   (?P<path>.*)"
@@ -403,12 +418,22 @@ _QUESTION = re.compile(
 _ANY_QUESTION = re.compile(rb"\[[^\]]*\] $")
 
 
+def _left(kind: str, said: str, why: str) -> dict[str, str]:
+    """What is named below the summary as of this kind, with the reason, if there is one."""
+    left = {}
+    for entry in _LEFT.split(said)[1:]:
+        which, _, what = " ".join(entry.split("\n")).strip().partition(": ")
+        path, _, reason = what.partition(" (")
+        if which == kind:
+            left[path] = reason.removesuffix(")") or why
+    return left
+
+
 def _words(said: str) -> str:
     """The last words with which Unison, or ssh, gave up; on one line."""
     lines = [line.strip() for line in said.splitlines()]
-    wanted = [
-        line for line in lines if line and not line.startswith(("[BGN]", "[END]", "Shortcut"))
-    ]
+    noise = ("[BGN]", "[END]", "Shortcut", "@@@")  # the last round a changed host key's warning
+    wanted = [line for line in lines if line and not line.startswith(noise)]
     words = " ".join(wanted).removeprefix("Fatal error: ").removeprefix("Warning: ")
     return words.encode(errors="replace").decode()[-_SAID:]
 

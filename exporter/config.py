@@ -361,8 +361,11 @@ def _apart(roots: tuple[str, str]) -> tuple[str, str]:
 
 
 def _each_once(pairs: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:
-    if len({local for local, _ in pairs}) < len(pairs):
-        raise ValueError("each local root once")
+    before = ""
+    for root in sorted(f"{local}/" for local, _ in pairs):
+        if before and root.startswith(before):
+            raise ValueError("each local root once, and none in another")
+        before = root
     return pairs
 
 

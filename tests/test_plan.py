@@ -141,6 +141,19 @@ def test_all_that_the_other_side_had_is_too_much() -> None:
     assert Loss.of(plan, {"cur": 3, "new": 1}, {"cur": 3, "new": 0}).is_too_much(0.05)
 
 
+def test_it_is_told_where_they_are_gone_from() -> None:
+    """That is the side to look at; and which would lose them."""
+    here, there = gone("cur/1"), gone("cur/2", "<----")
+    full = {"cur": 10}
+    assert Loss.of([here], {"cur": 9}, full).told("/a", "/b") == (
+        "1 of 10 messages of /b, gone from /a"
+    )
+    assert Loss.of([there], full, full).told("/a", "/b") == "1 of 10 messages of /a, gone from /b"
+    assert Loss.of([here, there], {"cur": 9}, full).told("/a", "/b") == (
+        "1 of 10 messages of /b, gone from /a and 1 of /a, gone from /b"
+    )
+
+
 def test_a_folder_of_which_nothing_is_known_is_too_much() -> None:
     """The record is lost, and a folder gone: nobody knows how many messages were in it."""
     assert Loss.of([gone(".Sent")], FULL, None).is_too_much(1.0)

@@ -7,6 +7,7 @@ these two, so they load little; what another command needs is loaded when it is 
 # ruff: noqa: PLC0415
 
 import logging
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -211,6 +212,8 @@ def _sync(config: Config, name: str, *, allow: bool) -> int:
     def waits() -> None:
         typer.echo(f"{name}: waiting for a run that another process has begun", err=True)
 
+    # What it has begun is ended with it, as by Ctrl-C.
+    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
     try:
         run = jobs.run(name, Stop(), allow=allow, waits=waits)
     except StateError as error:

@@ -40,6 +40,7 @@ from demo.stack import wait_for
 
 MAIN, BACKUP = "192.0.2.1", "198.51.100.7"
 MAIL = "/var/vmail/alice/Maildir"
+ASIDE = ".unison/backup-var-vmail-alice-Maildir"  # below vmail's home
 MARK = "a-machine-of-test-rights"
 EXAMPLE_KEY = "ssh-ed25519 AAAA... vmail@backup\n"
 
@@ -280,7 +281,7 @@ def home(tmp_path: Path) -> Home:
     """One message, one that was put aside, and two that were not wholly brought."""
     maildir = tmp_path / "alice" / "Maildir"
     mail = maildir / "cur" / "1000000000.M1P1.main:2,S"
-    aside = tmp_path / ".unison" / "backup" / "cur" / mail.name
+    aside = tmp_path / ASIDE / "cur" / mail.name
     left = (maildir / "new" / LEFT, maildir / "new" / LEFT.replace("M1", "M2") / "cur" / "x")
     for path in (mail, aside, *left):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -309,7 +310,7 @@ def test_nothing_is_said_before_unison_says_it(home: Home) -> None:
     assert hello.startswith(b"Unison")
     assert home.serve(SERVER) == hello
     shutil.rmtree(home.path / "alice")
-    shutil.rmtree(home.path / ".unison" / "backup")
+    shutil.rmtree(home.path / ASIDE)
     assert home.serve(later(SERVER)) == hello
     assert home.serve(SERVER.replace("mail=$HOME", "mail=/nowhere")) == hello
 
@@ -465,17 +466,29 @@ def mail(machines: Machines) -> Iterator[tuple[Maildir, Maildir]]:
 def test_mail_is_kept_in_step_from_the_unit(
     machines: Machines, mail: tuple[Maildir, Maildir]
 ) -> None:
-    """It stays vmail's, and nobody else reads it; what is deleted is kept aside."""
+    """It stays vmail's, and nobody else reads it."""
     here, there = mail
     said = sync(machines, service(UNIT, DROP_IN))
     assert re.fullmatch(r"mail: 2 transferred, 0 skipped, 0 failed, 0 deleted in \S+ s\n", said)
     assert here.messages().keys() == there.messages().keys() == {"of 0", "of 1"}
     assert strangers(machines) == []
-    there.delete("of 0")
-    assert "1 deleted" in sync(machines, service(UNIT, DROP_IN))
-    assert here.messages().keys() == {"of 1"}
-    kept = machines.backup.do("find ~vmail/.unison/backup -type f -printf '%u %m %f\n'")
-    assert re.fullmatch(r"vmail 600 \S+Maildir\n", kept)
+
+
+def test_what_is_deleted_is_kept_aside_where_it_was(
+    machines: Machines, mail: tuple[Maildir, Maildir]
+) -> None:
+    """On main too, below the home of vmail, in a folder of the pair; for vmail alone."""
+    here, there = mail
+    here.deliver("that stays")
+    own(machines)
+    sync(machines, service(UNIT, DROP_IN))
+    for number, (machine, goes) in enumerate(((machines.backup, there), (machines.main, here))):
+        name = goes.find(f"of {number}").name
+        goes.delete(f"of {number}")
+        assert "1 deleted" in sync(machines, service(UNIT, DROP_IN))
+        kept = machine.do("find ~vmail/.unison/backup* -type f -printf '%u %m %p\n'")
+        assert kept == f"vmail 600 /var/vmail/{ASIDE}/new/{name}\n"
+    assert here.messages().keys() == there.messages().keys() == {"that stays"}
 
 
 @pytest.mark.usefixtures("mail")

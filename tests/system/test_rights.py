@@ -10,7 +10,7 @@ import re
 import shutil
 import socket
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -117,11 +117,12 @@ class Machines:
 
     main: Machine
     backup: Machine
+    said: str  # by the backup's last block of lines, with a first run of mail
 
 
 @pytest.fixture(scope="module")
 def machines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machines]:
-    """Both, set up as README.md has it, with no mail yet."""
+    """Both, set up as README.md has it; with no mail any more."""
     folder = tmp_path_factory.mktemp("rights")
     bare = Image(folder / "bare")
     lay_root(bare.root)
@@ -136,8 +137,9 @@ def machines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machines]:
         main.do("/usr/sbin/sshd")
         for its in (main, backup):
             its.do("adduser --quiet --system --group --home /var/vmail vmail")
-        set_up(main, backup)
-        yield Machines(main, backup)
+        both = Machines(main, backup, set_up(main, backup))
+        clear(both)
+        yield both
 
 
 def machine(name: str, image: Image, network: int, leaving: ExitStack) -> Machine:
@@ -168,11 +170,9 @@ def machine(name: str, image: Image, network: int, leaving: ExitStack) -> Machin
     return its
 
 
-def set_up(main: Machine, backup: Machine) -> None:
-    """Do what README.md says, in its order; the key is brought to main by hand."""
-    text = (ROOT / "README.md").read_text()
-    section = text[text.index("## Mail and sites\n") :]
-    jobs, first, there, again = re.findall(r"(?m)(?:^    .*\n)+", section)[:4]
+def set_up(main: Machine, backup: Machine) -> str:
+    """Do what README.md says, in its order; the key is brought to main by hand, where mail is."""
+    jobs, first, there, again = blocks("## Mail and sites\n")[:4]
     backup.do(lines(first))
     shutil.copytree(ROOT / "examples" / "sync" / "main", main.path("/root/main"))
     key = backup.path("/var/vmail/.ssh/id_ed25519.pub").read_text()
@@ -183,12 +183,22 @@ def set_up(main: Machine, backup: Machine) -> None:
     main.do("cd /root/main\n" + lines(there))
     example = (ROOT / "examples" / "zonerw.toml").read_text()
     backup.path("/etc/zonerw/zonerw.toml").write_text(example + jobs)
-    backup.do(lines(again))
+    maildir = Maildir(main.path(MAIL))
+    maildir.create()
+    maildir.deliver("the first")
+    main.do("chown -R vmail:vmail /var/vmail/alice")
+    return backup.do(lines(again))
+
+
+def blocks(heading: str) -> list[str]:
+    """The indented blocks of README.md from a heading on."""
+    text = (ROOT / "README.md").read_text()
+    return re.findall(r"(?m)(?:^    .*\n)+", text[text.index(heading) :])
 
 
 def lines(block: str) -> str:
     """A block of README.md, but for what there is nothing to be done for here."""
-    elsewhere = ("apt-get ", "systemctl ", "runuser -u zonerw -- zonerw sync ")
+    elsewhere = ("apt-get ", "systemctl ")
     kept = [line.strip() for line in block.splitlines()]
     return "\n".join(line for line in kept if not line.startswith(elsewhere))
 
@@ -459,8 +469,13 @@ def mail(machines: Machines) -> Iterator[tuple[Maildir, Maildir]]:
         maildir.deliver(f"of {number}")
     own(machines)
     yield both
-    for machine in (machines.backup, machines.main):
-        machine.do("rm -rf /var/vmail/alice /var/vmail/.unison")
+    clear(machines)
+
+
+def test_the_lines_of_the_readme_end_with_a_first_run(machines: Machines) -> None:
+    """It brings the mail."""
+    said = machines.said.splitlines()[-1]
+    assert re.fullmatch(r"mail: 1 transferred, 0 skipped, 0 failed, 0 deleted in \S+ s", said)
 
 
 def test_mail_is_kept_in_step_from_the_unit(
@@ -510,34 +525,70 @@ def test_what_runs_as_vmail_ends_with_what_it_was_run_for(machines: Machines) ->
     assert strangers(machines) == []
 
 
+@pytest.fixture(scope="module")
+def site(machines: Machines) -> Callable[[str], Path]:
+    """A site in git on main, cloned by README.md's lines; it can be changed. The backup's page."""
+    key, clone = blocks(SITES)[:2]
+    backup, main = machines.backup, machines.main
+    with backup.path("/etc/hosts").open("a") as hosts:
+        hosts.write(f"{MAIN} git.example.org\n")
+    backup.do(lines(key))
+    main.do(REPOSITORY)
+    public = backup.path("/etc/zonerw/git.key.pub").read_text()
+    main.path("/var/lib/git/.ssh/authorized_keys").write_text(public)
+    main.do(COMMIT.format(text="old"))
+    backup.do(lines(clone))
+    page = backup.path("/var/www/site/index.html")
+    assert page.read_text() == "old\n"
+
+    def change(text: str) -> Path:
+        main.do(COMMIT.format(text=text))
+        return page
+
+    return change
+
+
 @pytest.mark.parametrize("files", [[UNIT, DROP_IN], [UNIT]], ids=["drop-in", "no drop-in"])
 def test_a_site_comes_by_git_to_where_the_drop_in_lets_it(
-    machines: Machines, files: list[Path]
+    machines: Machines, site: Callable[[str], Path], files: list[Path]
 ) -> None:
     """User zonerw has no home, and the rest is read-only."""
-    site = machines.backup.path("/var/www/site/index.html")
-    machines.backup.do(SITE)
+    page = site(f"new-{len(files)}")
     done = machines.backup.run(*in_the_unit(service(*files), "zonerw", "sync", "site"))
-    assert (done.returncode, site.read_text()) == (
-        (0, "new\n") if DROP_IN in files else (1, "old\n")
-    )
+    came = page.read_text() == f"new-{len(files)}\n"
+    assert (done.returncode, came) == ((0, True) if DROP_IN in files else (1, False)), done.stderr
     assert ("Read-only file system" in done.stderr) == (DROP_IN not in files)
 
 
-SITE = """
-rm -rf /srv /var/www/site
-install -d -o zonerw -g zonerw /srv /var/www/site
-git=$(cat <<'END'
-set -e
-cd /srv
-git init -q -b main
-commit() { echo $1 >index.html; git add .; git -c user.name=x -c user.email=x commit -q -m $1; }
-commit old
-git clone -q /srv /var/www/site
-commit new
-END
-)
-runuser -u zonerw -- sh -c "$git"
+@pytest.mark.usefixtures("site")
+def test_base_zones_come_by_git_to_where_they_were(machines: Machines) -> None:
+    """By the same key; those that were there before are beside it."""
+    _, clone, room = blocks(SITES)[:3]
+    machines.backup.do("mkdir -p /etc/zonerw/zones; touch /etc/zonerw/zones/example.org.base")
+    machines.backup.do(lines(room))
+    again = lines(clone).splitlines()[-1].replace("/var/www/site", "/etc/zonerw/zones")
+    machines.backup.do(again)
+    zones = machines.backup.path("/etc/zonerw/zones")
+    assert zones.stat().st_uid == machines.backup.path("/var/www/site").stat().st_uid != 0
+    assert [path.name for path in zones.glob("[!.]*")] == ["index.html"]
+    assert (zones.parent / "zones.old" / "example.org.base").exists()
+
+
+SITES = "### Sites, and the configuration\n"
+REPOSITORY = """
+adduser --quiet --system --group --home /var/lib/git --shell /bin/sh git
+install -d -o git -g git -m 0700 /var/lib/git/.ssh
+install -d -o git -g git /site.git /var/lib/git/work
+runuser -u git -- git init -q --bare -b main /site.git
+runuser -u git -- git init -q -b main /var/lib/git/work
+"""
+COMMIT = """
+echo {text} | runuser -u git -- tee /var/lib/git/work/index.html
+runuser -u git -- sh -e -c '
+cd /var/lib/git/work
+git add .
+git -c user.name=x -c user.email=x commit -q -m {text}
+git push -q /site.git main'
 """
 
 
@@ -546,6 +597,12 @@ def sync(machines: Machines, settings: Mapping[str, str]) -> str:
     done = machines.backup.run(*in_the_unit(settings, "zonerw", "sync", "mail"))
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
+
+
+def clear(machines: Machines) -> None:
+    """Take the mail away, and what Unison knows of it."""
+    for machine in (machines.backup, machines.main):
+        machine.do("rm -rf /var/vmail/alice /var/vmail/.unison")
 
 
 def of(machine: Machine, user: str) -> list[str]:

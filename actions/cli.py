@@ -8,6 +8,7 @@ these two, so they load little; what another command needs is loaded when it is 
 
 import logging
 import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, NoReturn

@@ -26,7 +26,8 @@ FURTHER = {"In containers", "Promote main to primary by hand"}
 
 # In every Debian, or of programs that a server may have.
 ELSEWHERE = {
-    "awk", "cp", "df", "ip", "journalctl", "ls", "sed", "ss", "ssh", "systemctl", "tr",
+    "awk", "chown", "cp", "df", "head", "ip", "journalctl", "ls", "rm", "sed", "ss", "ssh",
+    "systemctl", "tr",
     "curl", "dig", "docker", "git",
 }  # fmt: skip
 PARTS = {"amtool", "nsd-checkconf", "nsd-checkzone", "nsd-control", "promtool"}

@@ -13,7 +13,7 @@ import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from shlex import join
 from signal import SIGKILL
@@ -117,7 +117,8 @@ class Machines:
 
     main: Machine
     backup: Machine
-    said: str  # by the backup's last block of lines, with a first run of mail
+    said: str = ""  # by the backup's last block of lines, with a first run of mail
+    strange: tuple[str, ...] = ()  # of the mail, after that
 
 
 @pytest.fixture(scope="module")
@@ -137,9 +138,11 @@ def machines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machines]:
         main.do("/usr/sbin/sshd")
         for its in (main, backup):
             its.do("adduser --quiet --system --group --home /var/vmail vmail")
-        both = Machines(main, backup, set_up(main, backup))
+        said = set_up(main, backup)
+        both = Machines(main, backup)
+        strange = strangers(both)
         clear(both)
-        yield both
+        yield replace(both, said=said, strange=tuple(strange))
 
 
 def machine(name: str, image: Image, network: int, leaving: ExitStack) -> Machine:
@@ -186,7 +189,7 @@ def set_up(main: Machine, backup: Machine) -> str:
     maildir = Maildir(main.path(MAIL))
     maildir.create()
     maildir.deliver("the first")
-    main.do("chown -R vmail:vmail /var/vmail/alice")
+    main.do(OWN)
     return backup.do(lines(again))
 
 
@@ -194,6 +197,13 @@ def blocks(heading: str) -> list[str]:
     """The indented blocks of README.md from a heading on."""
     text = (ROOT / "README.md").read_text()
     return re.findall(r"(?m)(?:^    .*\n)+", text[text.index(heading) :])
+
+
+def runbook(beginning: str) -> str:
+    """The command in RUNBOOK.md that begins so."""
+    text = (ROOT / "RUNBOOK.md").read_text()
+    spans: list[str] = re.findall("`([^`]+)`", text)
+    return next(span for span in spans if span.startswith(beginning))
 
 
 def lines(block: str) -> str:
@@ -225,6 +235,12 @@ def test_the_key_opens_unisons_server_whatever_is_asked_for(
     assert done.stderr == ""
     assert done.stdout.startswith("Unison 2.5")
     assert "uid=" not in done.stdout
+
+
+def test_the_runbooks_way_to_try_the_key_says_hello(machines: Machines) -> None:
+    """In words, and on one line."""
+    said = machines.backup.do(runbook("runuser -u vmail -- ssh "))
+    assert re.fullmatch(r"Unison 2[ -~]*\n", said)
 
 
 @pytest.mark.parametrize(
@@ -473,9 +489,10 @@ def mail(machines: Machines) -> Iterator[tuple[Maildir, Maildir]]:
 
 
 def test_the_lines_of_the_readme_end_with_a_first_run(machines: Machines) -> None:
-    """It brings the mail."""
+    """It brings the mail, for vmail alone."""
     said = machines.said.splitlines()[-1]
     assert re.fullmatch(r"mail: 1 transferred, 0 skipped, 0 failed, 0 deleted in \S+ s", said)
+    assert machines.strange == ()
 
 
 def test_mail_is_kept_in_step_from_the_unit(
@@ -504,6 +521,47 @@ def test_what_is_deleted_is_kept_aside_where_it_was(
         kept = machine.do("find ~vmail/.unison/backup* -type f -printf '%u %m %p\n'")
         assert kept == f"vmail 600 /var/vmail/{ASIDE}/new/{name}\n"
     assert here.messages().keys() == there.messages().keys() == {"that stays"}
+
+
+def test_what_was_deleted_comes_back_as_the_runbook_has_it(
+    machines: Machines, mail: tuple[Maildir, Maildir]
+) -> None:
+    """From what is kept aside, on both sides."""
+    here, there = mail
+    here.read("of 0")
+    own(machines)
+    sync(machines, service(UNIT, DROP_IN))
+    name = there.find("of 0").name
+    there.delete("of 0")
+    sync(machines, service(UNIT, DROP_IN))
+    assert name in machines.backup.do(runbook("ls -lctR "))
+    put_back = runbook("runuser -u vmail -- cp ").replace("NAME", name)
+    machines.backup.do(f"cd ~vmail/{ASIDE}; {put_back}")
+    assert "1 transferred" in sync(machines, service(UNIT, DROP_IN))
+    assert here.messages().keys() == there.messages().keys() == {"of 0", "of 1"}
+
+
+def test_what_is_gone_by_mistake_comes_back_as_the_runbook_has_it(
+    machines: Machines, mail: tuple[Maildir, Maildir]
+) -> None:
+    """It is refused, and then brought over anew; what came meanwhile is there too."""
+    here, there = mail
+    many = [f"{number} of many" for number in range(10)]
+    for message in many:
+        here.deliver(message)
+    own(machines)
+    sync(machines, service(UNIT, DROP_IN))
+    for message in many:
+        there.delete(message)
+    there.deliver("meanwhile")
+    own(machines)
+    refused = machines.backup.run(*in_the_unit(service(UNIT, DROP_IN), "zonerw", "sync", "mail"))
+    assert refused.returncode == 1
+    assert f"it would delete 10 of 12 messages of {MAIL}, gone from ssh" in refused.stderr
+    machines.main.do(runbook("rm ~vmail/"))
+    assert "begun anew, nothing was deleted" in sync(machines, service(UNIT, DROP_IN))
+    assert here.messages().keys() == there.messages().keys()
+    assert there.messages().keys() == {*many, "of 0", "of 1", "meanwhile"}
 
 
 @pytest.mark.usefixtures("mail")
@@ -615,7 +673,10 @@ def of(machine: Machine, user: str) -> list[str]:
 def own(machines: Machines) -> None:
     """Let vmail own the mail, and nobody else read it, as a delivery agent has it."""
     for machine in (machines.backup, machines.main):
-        machine.do("chown -R vmail:vmail /var/vmail/alice; chmod -R u=rwX,go= /var/vmail/alice")
+        machine.do(OWN)
+
+
+OWN = "chown -R vmail:vmail /var/vmail/alice; chmod -R u=rwX,go= /var/vmail/alice"
 
 
 def strangers(machines: Machines) -> list[str]:

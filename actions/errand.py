@@ -19,7 +19,9 @@ _END_SECONDS = 5.0
 _INPUT_SECONDS = 20.0
 
 _CHUNK = 65_536
-_MOST = 1_048_576  # bytes that are kept of what it says
+# Bytes that are kept of what it says: of a command its last words, of ours all its folders' names.
+_MOST = 65_536
+_MOST_OF_OURS = 67_108_864
 _WORDS = 300  # characters of its last words
 
 
@@ -57,11 +59,12 @@ class Ended:
 
 
 def run(
-    command: Sequence[str], given: bytes | None, seconds: float, lock: int, stop: Stop
+    command: Sequence[str], given: bytes | None, seconds: float, lock: int | None, stop: Stop
 ) -> Ended:
     """Run a program; what it is `given` goes to its standard input, which ends when it has to.
 
     It holds `lock`, an open file, too: were we killed, nobody begins beside what is left of it.
+    Not for programs that leave others behind: these would hold it, too.
     """
     if shutil.which(command[0]) is None:
         return Ended(cut_off=f"no such program: {command[0]}")
@@ -72,13 +75,14 @@ def run(
             stdin=subprocess.DEVNULL if given is None else pipe,
             stdout=pipe,
             stderr=pipe,
-            pass_fds=(lock,),
+            pass_fds=() if lock is None else (lock,),
             cwd="/",  # as in the daemon: a person's folder may be nobody else's to look at
             start_new_session=True,  # it asks nobody at a terminal, and is ended with all it began
         )
     except OSError as error:
         return Ended(cut_off=f"setpriv: {error.strerror}")
-    out, err = _Heard(process.stdout), _Heard(process.stderr)
+    most = _MOST if given is None else _MOST_OF_OURS
+    out, err = _Heard(process.stdout, most), _Heard(process.stderr, _MOST)
     cut_off = "interrupted"
     try:
         _give(process, given)
@@ -103,14 +107,15 @@ def _give(process: subprocess.Popen[bytes], given: bytes | None) -> None:
 class _Heard:
     """What a program has said so far in one of its two ways."""
 
-    def __init__(self, stream: IO[bytes] | None) -> None:
+    def __init__(self, stream: IO[bytes] | None, most: int) -> None:
         self.stream = stream
+        self._most = most
         self.said = b""
 
     def listen(self) -> bool:
         """Hear some more; False at the end."""
         chunk = os.read(self.stream.fileno(), _CHUNK) if self.stream else b""
-        self.said = (self.said + chunk)[-_MOST:]
+        self.said = (self.said + chunk)[-self._most :]
         return chunk != b""
 
 

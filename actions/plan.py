@@ -1,6 +1,7 @@
 """The plan that Unison shows before it does anything: what it says, and what it would delete.
 
-Text in, values out. Like `unison`, of the standard library alone.
+Text in, values out. Like `unison`, of the standard library alone. A path is its bytes, each a
+character, so that whatever is in a name is told from every other.
 """
 
 import re
@@ -13,11 +14,22 @@ _FEW = 5
 
 _SHOWN = 500  # characters of a plan that is none
 
-_ROW = re.compile(r"(?P<left>[ \w]{8}) (?P<way>---->|<----) (?P<right>[ \w]{8})   (?P<path>.*)  ")
-_CONFLICTING = re.compile(r"[ \w]{8} <-\?-> ")
-_ARROW = re.compile(r"-{4}>|<-{4}|<-\?->|<=\?=>|={4}>|<={4}")
+_HEADER = re.compile(r"\S.*  ")  # the names of the two sides
+_ROW = re.compile(
+    r"(?P<left>[ \w]{8}) (?P<way>---->|--\?->|<----|<-\?--) (?P<right>[ \w]{8})   (?P<path>.*)  "
+)
+_CONFLICT = re.compile(r"[ \w]{8} <-\?-> ")
+_ERROR = re.compile(r" {9}error {12}")  # what it can't read; the next lines say why
+_ANY_ROW = re.compile(r"[ \w]{8} (?:[-<>?=M]{5}|error) ")
+
+_CREATED = ("new file", "new dir", "file", "dir")  # without "new": a first run
+_CHANGES = (*_CREATED, "deleted", "changed", "chgd dir", "props")
 
 Way = Literal["---->", "<----"]
+
+# What is below a folder: "NAME/" is a folder, with the number of messages in it; any other file has
+# its own name, and is one.
+Files = Mapping[str, int]
 
 
 @dataclass(frozen=True)
@@ -26,38 +38,47 @@ class Row:
 
     path: str
     way: Way
-    deleted: bool
-    new: bool
+    change: str
+
+    @property
+    def deleted(self) -> bool:
+        """Whether it is gone."""
+        return self.change == "deleted"
+
+    @property
+    def new(self) -> bool:
+        """Whether it was not there before."""
+        return self.change in _CREATED
 
 
 def parse(shown: str) -> tuple[Row, ...]:
     """Read the plan that Unison has shown, up to its question; ValueError for an unknown line.
 
-    Conflicts are left out: nothing is done about them.
+    Conflicts are left out, and what it can't read: nothing is done about them.
     """
-    lines = shown.partition("\nProceed with")[0].split("\n")
-    first = next((n for n, line in enumerate(lines) if _ARROW.search(line)), None)
-    if first is None:
+    header, *lines = shown.partition("\nProceed with")[0].strip("\n").split("\n")
+    if not _HEADER.fullmatch(header) or _ANY_ROW.match(header) or not lines:
         raise ValueError(repr(shown[-_SHOWN:]))
-    return tuple(row for line in lines[first:] if line for row in _row(line))
+    return tuple(_rows(lines))
 
 
-def _row(line: str) -> Iterator[Row]:
-    if _CONFLICTING.match(line):
-        return
-    match = _ROW.fullmatch(line)
-    if match is None:
-        raise ValueError(repr(line))
-    way: Way = "---->" if match["way"] == "---->" else "<----"
-    change = match["left" if way == "---->" else "right"].strip()
-    # "file" and "dir" without "new": a first run, when there is no archive.
-    new = change in ("new file", "new dir", "file", "dir")
-    yield Row(match["path"], way, change == "deleted", new)
+def _rows(lines: Iterable[str]) -> Iterator[Row]:
+    explains = False  # why the line above is an error
+    for line in lines:
+        explains = (explains and not _ANY_ROW.match(line)) or bool(_ERROR.match(line))
+        if explains or _CONFLICT.match(line):
+            continue
+        match = _ROW.fullmatch(line)
+        way: Way = "---->" if match and match["way"].endswith(">") else "<----"
+        change = match["left" if way == "---->" else "right"].strip() if match else ""
+        if match is None or change not in _CHANGES:
+            raise ValueError(repr(line))
+        yield Row(match["path"], way, change)
 
 
 @dataclass(frozen=True)
 class Loss:
-    """These rows delete so many messages, of so many; and whether that is all that a side has."""
+    """These rows take so many messages away, of so many; and whether nobody may allow that."""
 
     rows: frozenset[Row]
     gone: int  # from the local folder, so to be deleted over there
@@ -71,26 +92,31 @@ class Loss:
         return self.gone + self.going
 
     @classmethod
-    def of(
-        cls, plan: Iterable[Row], before: Mapping[str, int], known: Mapping[str, int] | None
-    ) -> "Loss":
-        """Count what a plan deletes, with the files below the local folder now and as last known.
+    def of(cls, plan: Iterable[Row], before: Files, known: Files | None) -> "Loss":
+        """Count what a plan takes away, by what is below the local folder now, and was when known.
 
         A message whose flags change is deleted by one name and new by another: it is none that
-        vanishes.
+        vanishes. A message does not change: another content takes it away. So does a file in place
+        of a folder, with all that is in that.
         """
         plan = tuple(plan)
         alive = {(row.way, _message(row.path)) for row in plan if row.new}
-        deleted = [row for row in plan if row.deleted]
-        rows = frozenset(row for row in deleted if (row.way, _message(row.path)) not in alive)
         last = known or {}
-        gone = sum(_below(row.path, last) for row in rows if row.way == "---->")
-        going = sum(_below(row.path, before) for row in rows if row.way == "<----")
-        renamed = sum(1 for row in deleted if row.way == "---->" and row not in rows)
+        sizes = {
+            row: _below(row.path, last if row.way == "---->" else before)
+            for row in plan
+            if row.deleted or _takes_away(row, last if row.way == "---->" else before)
+        }
+        rows = frozenset(
+            row for row in sizes if not row.deleted or (row.way, _message(row.path)) not in alive
+        )
+        gone = sum(sizes[row] for row in rows if row.way == "---->")
+        going = sum(sizes[row] for row in rows if row.way == "<----")
+        missing = sum(n for row, n in sizes.items() if row.way == "---->" and not _over(row))
         arrived = sum(_below(row.path, before) for row in plan if row.way == "---->" and row.new)
-        both = sum(before.values()) + gone + renamed - arrived  # what both had after the last run
+        both = sum(before.values()) + missing - arrived  # what both sides had after the last run
         everything = both > 1 and max(gone, going) >= both
-        unknown = known is None and any(map(_may_be_a_folder, rows))
+        unknown = any(row.deleted and _is_unknown(row, known) for row in rows)
         return cls(rows, gone, going, both, everything or unknown)
 
     def told(self, local: str, remote: str) -> str:
@@ -111,26 +137,35 @@ class Loss:
         return self.vanishing > self.allowed(share)
 
 
-def _may_be_a_folder(row: Row) -> bool:
-    """Whether something was deleted here that may have held messages: nobody knows how many."""
-    parent = row.path.rpartition("/")[0].rpartition("/")[2]
-    return row.deleted and row.way == "---->" and parent not in ("cur", "new")
+def _takes_away(row: Row, there: Files) -> bool:
+    """Whether a file comes over what it takes away: a folder, or a message."""
+    return row.change in ("new file", "file", "changed") and (f"{row.path}/" in there or _over(row))
+
+
+def _over(row: Row) -> bool:
+    """Whether a message gets another content."""
+    return row.change == "changed" and _is_message(row.path)
+
+
+def _is_unknown(row: Row, known: Files | None) -> bool:
+    """Whether it may have been a folder, of which nobody knows how many messages were in it."""
+    if row.way == "<----" or _is_message(row.path):
+        return False
+    return known is None or (row.path not in known and f"{row.path}/" not in known)
+
+
+def _is_message(path: str) -> bool:
+    return path.rpartition("/")[0].rpartition("/")[2] in ("cur", "new")
 
 
 def _message(path: str) -> str:
     """What stays when a message is moved or flagged; of any other file, its path."""
-    folder, _, name = path.rpartition("/")
-    if folder.rpartition("/")[2] in ("cur", "new"):
-        return name.partition(":2,")[0]
-    return path
+    return path.rpartition("/")[2].partition(":2,")[0] if _is_message(path) else path
 
 
-def _below(path: str, folders: Mapping[str, int]) -> int:
-    """How many files a path stands for: those below, if it is a folder, else one."""
-    if path not in folders:
+def _below(path: str, files: Files) -> int:
+    """How many messages a path stands for: those below, if it is a folder, else one."""
+    folder = f"{path}/" if path else ""
+    if path and folder not in files:
         return 1
-    return sum(
-        number
-        for folder, number in folders.items()
-        if not path or folder == path or folder.startswith(f"{path}/")
-    )
+    return sum(number for name, number in files.items() if name.startswith(folder))

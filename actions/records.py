@@ -28,8 +28,8 @@ class SyncRecord(Record):
     first one began. `seconds` are the last run's, and `end` the exit status of its program; None
     where that was ended, or never ran. So many files were `skipped`, or `failed`, by the last run
     that got through; `paths` are some of them, with the reason. `too_many` messages would have been
-    deleted, and were not; `allowable`: a person may allow it. `messages` is what Unison's folders
-    hold, pair by pair.
+    deleted, and were not; `allowable`: a person may allow it. `files` is what is
+    known of Unison's folders, pair by pair; one that is not there is not known.
     """
 
     version: int = state.VERSION
@@ -49,7 +49,7 @@ class SyncRecord(Record):
     failures_total: int
     transferred_total: int
     deleted_total: int
-    messages: Mapping[str, Mapping[str, int]]
+    files: Mapping[str, Mapping[str, int]]
 
 
 class Records:

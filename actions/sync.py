@@ -19,6 +19,7 @@ from pathlib import Path
 
 from actions import errand
 from actions.errand import Stop
+from actions.plan import Files
 from actions.records import Records, SyncRecord
 from actions.state import StateError
 from actions.unison import Pair, Result
@@ -73,11 +74,13 @@ class Jobs:
             job = self._jobs[name]
             if isinstance(job, UnisonJob):
                 come_to = _Sum()
+                if last:  # what is known is unknown should this run not come to its end
+                    self._records.put(name, last.model_copy(update={"files": {}}))
                 for pair in _pairs(name, job, last, clock + job.timeout, allow=allow):
                     come_to = come_to.and_of(pair, _keep_in_step(pair, lock, stop))
             else:
-                come_to = _Sum(_command(job, lock, stop))
-            self._records.put(name, _record(come_to.result, come_to.messages, last, began))
+                come_to = _Sum(_command(job, stop))
+            self._records.put(name, _record(come_to.result, come_to.files, last, began))
         seconds = round(time.monotonic() - clock, 3)
         run = Run(come_to.result, seconds, counts=isinstance(job, UnisonJob))
         _tell(name, run)
@@ -156,8 +159,8 @@ def show(config: Config) -> Mapping[str, tuple[Job, SyncRecord | None]]:
     return {name: (job, of(name)) for name, job in config.sync.items()}
 
 
-# What Unison's folders hold, by the pair's roots.
-_Messages = Mapping[str, Mapping[str, int]]
+# What is known of Unison's folders, by the pair's roots.
+_Files = Mapping[str, Files]
 
 
 # --- what it comes to -----------------------------------------------------------------------
@@ -168,13 +171,12 @@ class _Sum:
     """What a job comes to, pair after pair."""
 
     result: Result = field(default_factory=lambda: Result("done", end=0))
-    messages: _Messages = field(default_factory=dict)
+    files: _Files = field(default_factory=dict)
 
     def and_of(self, pair: Pair, its: Result) -> "_Sum":
         """Add what became of one more pair."""
         so_far = self.result
         worst = max(so_far, its, key=lambda one: ("done", "failed", "refused").index(one.outcome))
-        known = its.messages if its.messages is not None else pair.messages
         return _Sum(
             Result(
                 worst.outcome,
@@ -187,7 +189,7 @@ class _Sum:
                 {**so_far.skipped, **_below(pair.local, its.skipped)},
                 {**so_far.failed, **_below(pair.local, its.failed)},
             ),
-            {**self.messages, **({_key(pair): known} if known is not None else {})},
+            {**self.files, **({_key(pair): its.files} if its.files is not None else {})},
         )
 
 
@@ -196,9 +198,7 @@ def _below(root: str, paths: Mapping[str, str]) -> dict[str, str]:
     return {path.encode(errors="replace").decode(): why for path, why in shown.items()}
 
 
-def _record(
-    result: Result, messages: _Messages, last: SyncRecord | None, began: datetime
-) -> SyncRecord:
+def _record(result: Result, files: _Files, last: SyncRecord | None, began: datetime) -> SyncRecord:
     now = datetime.now(UTC)
     done = result.outcome == "done"
     through = done or (result.allowable and not result.failed)  # all else was done
@@ -220,7 +220,7 @@ def _record(
         failures_total=(not done) + (last.failures_total if last else 0),
         transferred_total=result.transferred + (last.transferred_total if last else 0),
         deleted_total=result.deleted + (last.deleted_total if last else 0),
-        messages=messages,
+        files=files,
     )
     if last and result.outcome == "failed" and not result.failed:
         # It did not come so far as to see: what was left, or refused, still is.
@@ -256,17 +256,17 @@ def _tell_waiting(name: str) -> None:
 def _pairs(
     name: str, job: UnisonJob, last: SyncRecord | None, until: float, *, allow: bool
 ) -> Iterator[Pair]:
-    """The job's pairs, each with the time that those before it have left."""
-    for roots in job.pairs:
+    """The job's pairs, each with its part of the time that those before it have left."""
+    for number, roots in enumerate(job.pairs):
         pair = Pair(
             local=roots.local,
             remote=roots.remote,
             name=f"zonerw-{name}",
-            timeout=max(0.0, until - time.monotonic()),
+            timeout=max(0.0, until - time.monotonic()) / (len(job.pairs) - number),
             share=job.max_deletions,
             allow=allow,
         )
-        yield replace(pair, messages=last.messages.get(_key(pair)) if last else None)
+        yield replace(pair, files=last.files.get(_key(pair)) if last else None)
 
 
 def _key(pair: Pair) -> str:
@@ -291,9 +291,9 @@ def _keep_in_step(pair: Pair, lock: int, stop: Stop) -> Result:
         return Result("failed", f"{' '.join(command)}: {ended.words}")
 
 
-def _command(job: CommandJob, lock: int, stop: Stop) -> Result:
+def _command(job: CommandJob, stop: Stop) -> Result:
     """Run a job's command; its exit status says what it came to, its last words why."""
-    ended = errand.run(job.command, None, job.timeout, lock, stop)
+    ended = errand.run(job.command, None, job.timeout, None, stop)
     if ended.cut_off:
         return Result("failed", ended.cut_off)
     if ended.status != 0:

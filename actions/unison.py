@@ -19,6 +19,7 @@ import json
 import os
 import re
 import selectors
+import stat
 import subprocess
 import sys
 import time
@@ -27,7 +28,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import IO, Literal
 
-from actions.plan import Loss, parse
+from actions.plan import Files, Loss, parse
 
 # So long is kept what Unison has deleted or overwritten: longer than a holiday.
 _KEPT_SECONDS = 14 * 86_400
@@ -50,14 +51,15 @@ _NOT_SHARED = (
     "*.lock",
 )
 _IGNORED = re.compile("|".join(map(fnmatch.translate, _NOT_SHARED)))
-_LEFT_OVER = re.compile(r"\.unison\..*\.unison\.tmp")
+_LEFT_OVER = re.compile(rb"\.unison\..*\.unison\.tmp")
 
 _OPTIONS = (
     *("-ui", "text", "-dumbtty", "-auto", "-terse", "-contactquietly", "-color", "false"),
     *("-times", "-perms", "0", "-fastcheck", "true", "-maxerrors", "5", "-logfile", "/dev/null"),
     # Ours is the only one: sync holds a lock. After a SIGKILL nobody else would remove Unison's.
     "-ignorelocks",
-    *("-backup", "Name *", "-backuploc", "central"),
+    *("-backup", "Name {.*,*}", "-backuploc", "central"),
+    *("-links", "false"),  # one in place of a folder would take all away that is in it
     # What is being delivered; and a name that would break the plan's lines.
     *("-ignore", "Regex (.*/)?tmp/[^/]+", "-ignore", "Regex (.|\n)*\n(.|\n)*"),
     *(word for name in _NOT_SHARED for word in ("-ignore", f"Name {name}")),
@@ -76,9 +78,8 @@ class Pair:
 
     `local` is a path, `remote` one too or ssh://[USER@]HOST[:PORT]//PATH. `name` stands for this
     machine in Unison's archive. `share` of the messages, and no more, may be deleted, unless
-    `allow` says that it is meant. `messages` are the folders below `local` at the end of the last
-    run that did all, with the number of files in each; None before the first. `timeout` is in
-    seconds.
+    `allow` says that it is meant. `files` is what both had after the last run, as `plan` counts it;
+    None where that is not known. `timeout` is in seconds.
     """
 
     local: str
@@ -87,7 +88,7 @@ class Pair:
     timeout: float
     share: float
     allow: bool = False
-    messages: Mapping[str, int] | None = None
+    files: Files | None = None
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,8 @@ class Result:
 
     `skipped` and `failed` are paths, with the reason. `deleted` is a number of messages; so is
     `too_many`, which would have been deleted, and were not: then `outcome` is "refused", though all
-    else was done where `allowable` says that a person may allow it.
+    else was done where `allowable` says that a person may allow it. `files` is to be known by the
+    next run.
     """
 
     outcome: Literal["done", "refused", "failed"]
@@ -108,18 +110,21 @@ class Result:
     allowable: bool = False
     skipped: Mapping[str, str] = field(default_factory=dict)
     failed: Mapping[str, str] = field(default_factory=dict)
-    messages: Mapping[str, int] | None = None
+    files: Files | None = None
 
 
 def synchronise(pair: Pair, told_to_end: IO[bytes]) -> Result:
     """Keep a pair in step; it is ended when `told_to_end` does, or its time is up."""
     os.umask(0o077)  # no modes are copied
     if not Path(pair.local).is_dir():
-        known = sum((pair.messages or {}).values())
-        return Result("refused", f"{pair.local} is missing; is it mounted?", too_many=known)
-    if _own().is_relative_to(pair.local):
-        reason = f"{pair.local} holds {_own()}, which is Unison's: name the folders in it instead"
-        return Result("refused", reason)
+        known = sum((pair.files or {}).values())
+        reason = f"{pair.local} is missing; is it mounted?"
+        return Result("refused", reason, too_many=known, files=pair.files)
+    for own in (_own(), Path.home() / ".ssh"):
+        here = Path(pair.local).resolve()
+        if own.is_relative_to(here) or here.is_relative_to(own):
+            reason = f"{pair.local} holds {own}, or is in it: name the folders of mail instead"
+            return Result("refused", reason, files=pair.files)
     deadline = time.monotonic() + pair.timeout
     result = _run(pair, told_to_end, deadline)
     if result.reason == _UNFIT:
@@ -145,17 +150,18 @@ def _run(pair: Pair, told_to_end: IO[bytes], deadline: float, *more: str) -> Res
     try:
         talk = _talk(pair, before, told_to_end, deadline, more)
     except OSError as error:
-        return Result("failed", f"{error.filename or 'unison'}: {error.strerror}")
+        reason = f"{error.filename or 'unison'}: {error.strerror}"
+        return Result("failed", reason, files=pair.files)
     result = talk.result()
+    if not talk.agreed and result.end not in _THROUGH:
+        return replace(result, files=pair.files)  # nothing was done
     if result.end not in _THROUGH:
-        return result
+        return result  # it may have done anything, but for deletions
     now = _tally(pair.local) if talk.agreed else before
-    return replace(result, messages=_known(result, pair.messages, now))
+    return replace(result, files=_known(result, pair.files, now))
 
 
-def _known(
-    result: Result, last: Mapping[str, int] | None, now: Mapping[str, int]
-) -> Mapping[str, int] | None:
+def _known(result: Result, last: Files | None, now: Files) -> Files | None:
     """What to go by next time: of a folder still to be deleted over there, what was in it."""
     if result.end == 0:
         return now
@@ -169,7 +175,7 @@ def _known(
 
 def _talk(
     pair: Pair,
-    before: Mapping[str, int],
+    before: Files,
     told_to_end: IO[bytes],
     deadline: float,
     more: Iterable[str],
@@ -213,9 +219,7 @@ def _talk(
 class _Talk:
     """What Unison has said so far, and what it was answered."""
 
-    def __init__(
-        self, pair: Pair, before: Mapping[str, int], unison: subprocess.Popen[bytes]
-    ) -> None:
+    def __init__(self, pair: Pair, before: Files, unison: subprocess.Popen[bytes]) -> None:
         self.agreed = False  # to a plan
         self._pair = pair
         self._before = before
@@ -260,13 +264,14 @@ class _Talk:
         if self._refused:
             return self._refused
         end = self._unison.returncode
-        said = self._complained.decode(errors="surrogateescape")
+        said = self._complained.decode("latin-1")
         summary = _SUMMARY.search(said)
         if end not in _THROUGH or (end == _SOME_FAILED and not summary):
             unfit = _UNFIT if _ARCHIVES_UNFIT.search(said) else None
             return Result("failed", unfit or _words(said) or f"exit status {end}", end)
         failed = _left("failed", said, "changed meanwhile, or can't be copied")
-        skipped = {**dict(_CONFLICT.findall(said)), **_left("skipped", said, "left as it is")}
+        conflicts = {_readable(path): why for path, why in _CONFLICT.findall(said)}
+        skipped = {**conflicts, **_left("skipped", said, "left as it is")}
         if end == _SOME_SKIPPED and not skipped:
             skipped = {"": _words(said)}
         result = Result(
@@ -284,7 +289,7 @@ class _Talk:
         loss, pair = self._withheld, self._pair
         if loss is None:
             return result
-        withheld = {row.path for row in loss.rows}
+        withheld = {_readable(row.path) for row in loss.rows}
         return replace(
             result,
             outcome="refused",
@@ -312,21 +317,23 @@ class _Talk:
             self._choose(row)
         elif line == b"Do you really want to proceed? [] ":
             self._give_up(self._emptied())
-        elif _ANY_QUESTION.search(line) and not _ROW_BEGINS.match(line):
+        elif _ANY_QUESTION.search(line) and (self._withheld or not _ROW_BEGINS.match(line)):
             asked = line.decode(errors="replace")
             self._give_up(Result("failed", f"unison asks what is not understood: {asked}"))
 
     def _too_late(self) -> str:
         late = f"no end within {round(self._pair.timeout, 1):g} s"
-        if self._pair.messages is None:
+        if self._pair.files is None:
             return f"{late}; a first run copies everything: it may need a longer timeout"
         return late
 
     def _emptied(self) -> Result:
-        where = self._pair.local if self._before == {"": 0} else self._pair.remote
-        left = self._pair.messages if where == self._pair.local else self._before
+        if any(os.scandir(self._pair.local)):
+            where, had = self._pair.remote, self._before
+        else:
+            where, had = self._pair.local, self._pair.files or {}
         reason = f"{where} is empty or missing: nothing is deleted on the other side"
-        return Result("refused", reason, too_many=sum((left or {}).values()))
+        return Result("refused", reason, too_many=sum(had.values()))
 
     def _decide(self) -> None:
         """Agree to the plan, or don't."""
@@ -336,16 +343,16 @@ class _Talk:
             return
         if not self._withheld:
             try:
-                plan = parse(os.fsdecode(self._shown + self._said))
+                plan = parse((self._shown + self._said).decode("latin-1"))
             except ValueError as error:
                 self._give_up(Result("failed", f"unison plans what is not understood: {error}"))
                 return
-            if self._pair.messages and any(row.new and not row.path for row in plan):
+            if self._pair.files is not None and any(row.new and not row.path for row in plan):
                 reason = f"{self._pair.remote} is missing; is it mounted?"
                 all_of_them = sum(self._before.values())
                 self._give_up(Result("refused", reason, too_many=all_of_them), b"q\n")
                 return
-            loss = Loss.of(plan, self._before, self._pair.messages)
+            loss = Loss.of(plan, self._before, self._pair.files)
             if not self._pair.allow and loss.is_too_much(self._pair.share):
                 self._withheld = loss
                 self._skipping = {(row.way, row.path) for row in loss.rows}
@@ -360,10 +367,11 @@ class _Talk:
 
         But where nothing else differs than when a file was written, it gets the other side's time.
         """
-        line = (row["way"].decode(), os.fsdecode(row["path"]))
+        way = "---->" if row["way"].endswith(b">") else "<----"
+        line = (way, row["path"].decode("latin-1"))
         if row["left"] == row["right"] == b"props   ":
             self._reply(b"<\n")
-        elif "?" in row["way"].decode() or line in self._skipping:
+        elif line in self._skipping or not row["default"]:
             self._reply(b"/\n")
         else:
             self._reply(b"\n")
@@ -402,7 +410,9 @@ def _end(unison: subprocess.Popen[bytes]) -> None:
 # Its exit status: all done, some skipped, some failed.
 _THROUGH = (0, _SOME_SKIPPED := 1, _SOME_FAILED := 2)
 _UNFIT = "the two sides' archives do not fit together"
-_ARCHIVES_UNFIT = re.compile("archive file is missing on some|On-disk archives are not identical")
+_ARCHIVES_UNFIT = re.compile(
+    "archive file is missing on some|On-disk archives are not identical|exception raised in loading"
+)
 _SUMMARY = re.compile(
     r"^Synchronization (?:in)?complete at .*"
     r"\((\d+) items? transferred, (?:\d+ partially transferred, )?(\d+) skipped, (\d+) failed\)",
@@ -410,10 +420,10 @@ _SUMMARY = re.compile(
 )
 _CONFLICT = re.compile(r"^\[CONFLICT\] Skipping (.*)\n  (.*)$", re.MULTILINE)
 _LEFT = re.compile(r"^  (?=(?:skipped|failed): )", re.MULTILINE)  # before each, below the summary
-_ROW_BEGINS = re.compile(rb"[ \w]{8} [-<>?=]{5} ")
+_ROW_BEGINS = re.compile(rb"[ \w]{8} (?:[-<>?=]{5}|error) ")
 _QUESTION = re.compile(
-    rb"(?P<left>[ \w]{8}) (?P<way>---->|<----|<-\?->|<=\?=>) (?P<right>[ \w]{8})   (?P<path>.*)"
-    rb"  \[.?\] "
+    rb"(?P<left>[ \w]{8}) (?P<way>[-<>?=]{5}) (?P<right>[ \w]{8})   (?P<path>.*)"
+    rb"  \[(?P<default>.?)\] "
 )
 _ANY_QUESTION = re.compile(rb"\[[^\]]*\] $")
 
@@ -425,43 +435,52 @@ def _left(kind: str, said: str, why: str) -> dict[str, str]:
         which, _, what = " ".join(entry.split("\n")).strip().partition(": ")
         path, _, reason = what.partition(" (")
         if which == kind:
-            left[path] = reason.removesuffix(")") or why
+            left[_readable(path)] = _readable(reason.removesuffix(")")) or why
     return left
 
 
 def _words(said: str) -> str:
     """The last words with which Unison, or ssh, gave up; on one line."""
-    lines = [line.strip() for line in said.splitlines()]
+    lines = [line.strip() for line in said.split("\n")]
     noise = ("[BGN]", "[END]", "Shortcut", "@@@")  # the last round a changed host key's warning
     wanted = [line for line in lines if line and not line.startswith(noise)]
     words = " ".join(wanted).removeprefix("Fatal error: ").removeprefix("Warning: ")
-    return words.encode(errors="replace").decode()[-_SAID:]
+    return _readable(words)[-_SAID:]
+
+
+def _readable(text: str) -> str:
+    """What stands for bytes, as people read it."""
+    return text.encode("latin-1").decode(errors="replace")
 
 
 # --- the folders ----------------------------------------------------------------------------
 
 
 def _tally(root: str) -> dict[str, int]:
-    """Each folder below `root`, itself as "", with the number of files in it that are kept in step.
+    """Everything below `root` that is kept in step, as `plan` counts it.
 
-    What a Unison that was killed has left behind is removed.
+    What a Unison that was killed has left behind is removed, but for folders, where it goes on.
     """
-    numbers = dict[str, int]()
-    for folder, _, names in os.walk(root):
-        place = os.path.relpath(folder, root)
-        in_tmp = Path(folder).name == "tmp"
-        numbers["" if place == "." else place] = sum(
-            1 for name in names if _counts(folder, name) and not in_tmp
-        )
-    return numbers
+    files = dict[str, int]()
+    top = os.fsencode(root)
+    for folder, folders, names in os.walk(top):
+        folders[:] = [name for name in folders if not _LEFT_OVER.fullmatch(name)]
+        place = folder[len(top) :].lstrip(b"/").decode("latin-1")
+        kept = [name.decode("latin-1") for name in names if _is_kept(folder, name)]
+        kind = place.rpartition("/")[2]
+        if place:
+            files[f"{place}/"] = len(kept) if kind in ("cur", "new") else 0
+        if kind not in ("cur", "new", "tmp"):
+            files |= {f"{place}/{name}" if place else name: 1 for name in kept}
+    return files
 
 
-def _counts(folder: str, name: str) -> bool:
-    if name.startswith(".unison.") and _LEFT_OVER.fullmatch(name):
+def _is_kept(folder: bytes, name: bytes) -> bool:
+    if name.startswith(b".unison.") and _LEFT_OVER.fullmatch(name):
         with contextlib.suppress(OSError):
-            Path(folder, name).unlink()
+            os.unlink(folder + b"/" + name)  # noqa: PTH108  bytes
         return False
-    return not _IGNORED.match(name)
+    return not _IGNORED.match(name.decode("latin-1"))
 
 
 def _own() -> Path:
@@ -470,14 +489,21 @@ def _own() -> Path:
 
 
 def _forget(kept: Path) -> None:
-    """Remove what was put aside long ago: a file's ctime is when that was."""
+    """Remove what was put aside long ago.
+
+    A file's times are those of its message, and a folder's those of what goes on in it. So what is
+    found here for the first time is made read-only: its ctime says when that was.
+    """
     now = time.time()
-    for folder, _, names in os.walk(kept):
+    for folder, _, names in os.walk(os.fsencode(kept)):
         for name in names:
-            path = Path(folder, name)
+            path = folder + b"/" + name
             with contextlib.suppress(OSError):
-                if path.lstat().st_ctime + _KEPT_SECONDS < now:
-                    path.unlink()
+                its = os.lstat(path)
+                if its.st_mode & stat.S_IWUSR:
+                    os.chmod(path, stat.S_IRUSR)  # noqa: PTH101  bytes
+                elif its.st_ctime + _KEPT_SECONDS < now:
+                    os.unlink(path)  # noqa: PTH108
 
 
 def main() -> None:

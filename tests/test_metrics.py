@@ -47,7 +47,7 @@ REFUSED = SyncRecord(
     failures_total=7,
     transferred_total=4711,
     deleted_total=321,
-    messages={},
+    files={},
 )
 WELL = REFUSED.model_copy(
     update={"outcome": "done", "succeeded": REFUSED.ended, "end": 0, "too_many": 0, "skipped": 0}

@@ -434,7 +434,7 @@ def sync_of(**its: object) -> str:
             "failures_total": 1,
             "transferred_total": 3,
             "deleted_total": 4,
-            "messages": {},
+            "files": {},
             **its,
         }
     )

@@ -172,26 +172,25 @@ def test_never_twice_at_once(tmp_path: Path) -> None:
 
 
 def test_who_is_killed_takes_its_run_along(tmp_path: Path) -> None:
-    """The command hears SIGTERM, and nobody begins beside it before it has ended."""
-    script = """\
-trap 'until test -e go; do sleep 0.02; done; echo end >> log; exit' TERM
-echo begin >> log; until test -e go; do sleep 0.02; done; echo end >> log
-"""
-    config = config_of(tmp_path, script)
+    """Nobody would end it when its time is up."""
+    config = config_of(tmp_path, "echo $$ > pid; exec sleep 60")
     main = "import sys; from actions.cli import main; main()"
     command = [sys.executable, "-c", main, "sync", "site", "--config", str(config.path)]
     with subprocess.Popen(command, stderr=subprocess.DEVNULL) as killed:
-        wait_for(lambda: lines(tmp_path / "log") == ["begin"], 20, "the run")
+        wait_for(lambda: lines(tmp_path / "pid"), 20, "the beginning of the run")
         killed.send_signal(signal.SIGKILL)
-    told = threading.Event()
-    jobs = Jobs(config)
-    run = threading.Thread(target=lambda: jobs.run("site", Stop(), waits=told.set))
-    run.start()
-    assert told.wait(10)
-    assert lines(tmp_path / "log") == ["begin"]
-    (tmp_path / "go").touch()
-    run.join(10)
-    assert lines(tmp_path / "log") == ["begin", "end"] * 2
+    wait_for(lambda: gone(tmp_path / "pid"), 10, "the end of it")
+
+
+def test_what_a_command_leaves_behind_keeps_no_lock(tmp_path: Path) -> None:
+    """As git's maintenance: it may take its time."""
+    config = config_of(tmp_path, "sleep 60 >/dev/null 2>&1 & echo $! >> pids")
+    ran(config)
+    try:
+        assert ran(config).runs_total == 2
+    finally:
+        for pid in lines(tmp_path / "pids"):
+            os.kill(int(pid), signal.SIGKILL)
 
 
 def test_what_prints_without_end_is_ended(tmp_path: Path) -> None:

@@ -78,7 +78,7 @@ def _rows(lines: Iterable[str]) -> Iterator[Row]:
 
 @dataclass(frozen=True)
 class Loss:
-    """These rows take so many messages away, of so many; and whether nobody may allow that."""
+    """These rows take so many messages away, of so many; or all, or nobody knows how many."""
 
     rows: frozenset[Row]
     gone: int  # from the local folder, so to be deleted over there

@@ -268,10 +268,11 @@ class _Talk:
         summary = _SUMMARY.search(said)
         if end not in _THROUGH or (end == _SOME_FAILED and not summary):
             unfit = _UNFIT if _ARCHIVES_UNFIT.search(said) else None
-            return Result("failed", unfit or _words(said) or f"exit status {end}", end)
+            return Result("failed", unfit or _words(said) or "ended", None if end < 0 else end)
         failed = _left("failed", said, "changed meanwhile, or can't be copied")
         conflicts = {_readable(path): why for path, why in _CONFLICT.findall(said)}
-        skipped = {**conflicts, **_left("skipped", said, "left as it is")}
+        partly = _left("partially transferred", said, "something in it can't be copied")
+        skipped = {**conflicts, **partly, **_left("skipped", said, "left as it is")}
         if end == _SOME_SKIPPED and not skipped:
             skipped = {"": _words(said)}
         result = Result(
@@ -419,7 +420,8 @@ _SUMMARY = re.compile(
     re.MULTILINE,
 )
 _CONFLICT = re.compile(r"^\[CONFLICT\] Skipping (.*)\n  (.*)$", re.MULTILINE)
-_LEFT = re.compile(r"^  (?=(?:skipped|failed): )", re.MULTILINE)  # before each, below the summary
+# Before each path that is named below the summary.
+_LEFT = re.compile(r"^  (?=(?:skipped|failed|partially transferred): )", re.MULTILINE)
 _ROW_BEGINS = re.compile(rb"[ \w]{8} (?:[-<>?=]{5}|error) ")
 _QUESTION = re.compile(
     rb"(?P<left>[ \w]{8}) (?P<way>[-<>?=]{5}) (?P<right>[ \w]{8})   (?P<path>.*)"

@@ -36,7 +36,8 @@ _KEPT_SECONDS = 14 * 86_400
 # From SIGTERM, on which Unison clears up after itself, to SIGKILL.
 _END_SECONDS = 5.0
 
-# So often it is run anew where files change while they are copied, as those do that are being read.
+# So often it is run where files change while they are copied, as those do that are being read, or
+# where it breaks, as it does once in some hundred runs.
 _TRIES = 3
 _CHUNK = 65_536
 _SAID = 500  # characters of Unison's own words, at most
@@ -134,9 +135,9 @@ def synchronise(pair: Pair, told_to_end: IO[bytes]) -> Result:
         if result.outcome == "done":
             result = replace(result, reason=f"{_UNFIT}: begun anew, nothing was deleted")
     for _ in range(_TRIES - 1):
-        if not result.failed:
+        if not result.failed and not result.reason.startswith(_BROKE):
             break
-        again = _run(pair, told_to_end, deadline)
+        again = _run(replace(pair, files=result.files), told_to_end, deadline)
         result = replace(
             again,
             transferred=result.transferred + again.transferred,
@@ -267,8 +268,7 @@ class _Talk:
         said = self._complained.decode("latin-1")
         summary = _SUMMARY.search(said)
         if end not in _THROUGH or (end == _SOME_FAILED and not summary):
-            unfit = _UNFIT if _ARCHIVES_UNFIT.search(said) else None
-            return Result("failed", unfit or _words(said) or "ended", None if end < 0 else end)
+            return Result("failed", _why(said) or "ended", None if end < 0 else end)
         failed = _left("failed", said, "changed meanwhile, or can't be copied")
         conflicts = {_readable(path): why for path, why in _CONFLICT.findall(said)}
         partly = _left("partially transferred", said, "something in it can't be copied")
@@ -420,6 +420,8 @@ _SUMMARY = re.compile(
     re.MULTILINE,
 )
 _CONFLICT = re.compile(r"^\[CONFLICT\] Skipping (.*)\n  (.*)$", re.MULTILINE)
+_BROKE = "unison broke"
+_TRACE = re.compile(r"^(.*)\n(?:Raised|Re-raised|Called) (?:at|by|from) ", re.MULTILINE)
 # Before each path that is named below the summary.
 _LEFT = re.compile(r"^  (?=(?:skipped|failed|partially transferred): )", re.MULTILINE)
 _ROW_BEGINS = re.compile(rb"[ \w]{8} (?:[-<>?=]{5}|error) ")
@@ -439,6 +441,15 @@ def _left(kind: str, said: str, why: str) -> dict[str, str]:
         if which == kind:
             left[_readable(path)] = _readable(reason.removesuffix(")")) or why
     return left
+
+
+def _why(said: str) -> str:
+    """Why it came to nothing."""
+    if _ARCHIVES_UNFIT.search(said):
+        return _UNFIT
+    if broken := _TRACE.search(said):
+        return f"{_BROKE}: {_readable(broken[1])}"
+    return _words(said)
 
 
 def _words(said: str) -> str:

@@ -128,10 +128,17 @@ def _by_hand(them: Machines) -> None:
     _run(them, str(Path(sys.executable).with_name("zonerw")), "sync", "mail")
 
 
+def _environment(them: Machines) -> dict[str, str]:
+    """That of the machine here; Python's modules are compiled once, as where they are installed."""
+    environment = them.environment | {"PYTHONPYCACHEPREFIX": str(them.folder / "compiled")}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
+    return environment
+
+
 def _run(them: Machines, *words: str) -> None:
     done = subprocess.run(
         words,
-        env=them.environment | {"UNISONLOCALHOSTNAME": "local"},
+        env=_environment(them) | {"UNISONLOCALHOSTNAME": "local"},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -145,7 +152,8 @@ def _run(them: Machines, *words: str) -> None:
 def _daemon(them: Machines) -> None:
     """What a job's thread does; what it runs has this process's environment."""
     before = dict(os.environ)
-    os.environ.update(them.environment)
+    os.environ.update(_environment(them))
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     try:
         jobs = sync.Jobs(configuration.read(them.config))
         jobs.prepare()

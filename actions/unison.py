@@ -284,21 +284,17 @@ class _Talk:
             skipped=skipped,
             failed=failed,
         )
-        return self._with_withheld(result) if self._withheld else result
+        return self._without(self._withheld, result) if self._withheld else result
 
-    def _with_withheld(self, result: Result) -> Result:
-        loss, pair = self._withheld, self._pair
-        if loss is None:
-            return result
-        withheld = {_readable(row.path) for row in loss.rows}
+    def _without(self, loss: Loss, result: Result) -> Result:
+        """The result of a run that was not allowed its deletions."""
+        pair, withheld = self._pair, {_readable(row.path) for row in loss.rows}
+        what = loss.told(pair.local, pair.remote)
+        allowed = f"max_deletions allows {loss.allowed(pair.share)}"
         return replace(
             result,
             outcome="refused",
-            reason=(
-                f"it would delete {loss.told(pair.local, pair.remote)};"
-                f" max_deletions allows {loss.allowed(pair.share)}:"
-                " none was deleted, all else was done"
-            ),
+            reason=f"it would delete {what}; {allowed}: none was deleted, all else was done",
             too_many=loss.vanishing,
             allowable=True,
             skipped={p: why for p, why in result.skipped.items() if p not in withheld},

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from test_config import MINIMAL
 
 from actions import sync
 from actions.errand import Stop
@@ -22,25 +23,15 @@ from demo.stack import wait_for
 from exporter import config as configuration
 from exporter.config import Config
 
-CONFIG = """\
-[servers.main]
-addresses = ["192.0.2.1"]
-
-[zones]
-sources = "/etc/zonerw/zones"
-published = "/var/lib/nsd/zones"
-
-[primary]
-kind = "nsd"
-address = "127.0.0.1"
-
+CONFIG = f"""\
+{MINIMAL}
 [actions]
-state = "{state}"
+state = "{{state}}"
 
 [sync.site]
-command = {command}
-every = "{every}"
-timeout = "{timeout}"
+command = {{command}}
+every = "{{every}}"
+timeout = "{{timeout}}"
 """
 
 

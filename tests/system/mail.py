@@ -65,31 +65,6 @@ UserKnownHostsFile {folder}/known_hosts
 GlobalKnownHostsFile none
 """
 _CONFIG = """\
-ListenAddress {address}:{port}
-HostKey {folder}/host_key
-PidFile {folder}/sshd.pid
-AuthorizedKeysFile {folder}/authorized_keys
-UsePAM no
-PasswordAuthentication no
-KbdInteractiveAuthentication no
-StrictModes no
-PermitRootLogin prohibit-password
-LogLevel VERBOSE
-"""
-_SSH_CONFIG = """\
-IdentityFile {folder}/key
-IdentitiesOnly yes
-UserKnownHostsFile {folder}/known_hosts
-GlobalKnownHostsFile none
-"""
-# What authorized_keys has for the key; it is run by a shell, whatever the client asks for.
-SERVER = """\
-#!/bin/sh
-umask 077
-export HOME={home} UNISONLOCALHOSTNAME=main
-exec unison -server
-"""
-_CONFIG = """\
 [servers.main]
 addresses = ["192.0.2.1"]
 [servers.backup]
@@ -243,10 +218,14 @@ class Machines:
 
     @property
     def aside(self) -> tuple[Path, Path]:
-        """Where what is deleted or overwritten is kept for a while, here and there."""
+        """Where what is deleted or overwritten is kept, here and there, in the pair's own folder.
+
+        Between two disks, all of it is here.
+        """
+        name = f"backup{str(self.here.path).replace('/', '-')}"
         return (
-            self.folder / "backup" / ".unison" / "backup",
-            self.folder / "main" / ".unison" / "backup",
+            self.folder / "backup" / ".unison" / name,
+            self.folder / "main" / ".unison" / name,
         )
 
     def job(self, **settings: str) -> str:
@@ -413,7 +392,9 @@ def _sshd(folder: Path, port: int) -> Part:
     ssh.parent.mkdir()
     ssh.write_text(f'#!/bin/sh\nexec {program("ssh")} -F {folder}/ssh_config "$@"\n')
     ssh.chmod(0o755)
-    argv = (program("sshd"), "-D", "-e", "-f", str(folder / "sshd_config"))
+    # It ends with us, however we do.
+    to_end = (program("setpriv"), "--pdeathsig", "KILL")
+    argv = (*to_end, program("sshd"), "-D", "-e", "-f", str(folder / "sshd_config"))
     return Part(
         name="sshd",
         title="sshd",

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -192,17 +192,33 @@ def test_flags_that_change_on_both_sides(them: Machines) -> None:
     in_step(them, made - {unlike})
 
 
-def test_a_deleted_message_is_deleted_there_too_and_kept_aside(them: Machines) -> None:
-    """Where it was deleted by us, for a while, in its owner's home; others are not touched."""
+def test_what_is_deleted_is_deleted_there_too_and_kept_aside(them: Machines) -> None:
+    """Where it was deleted by us, in the pair's own folder; messages and folders, for a while."""
     deleted_here, deleted_there = some(them, 2)
+    sides = ((them.here, deleted_here, ".Old"), (them.there, deleted_there, ".Older"))
+    for side, _, folder in sides:
+        side.create(folder)
+        deliver(side, folder=folder)
+    done(them.sync())
     made = {*them.here.copies()}
-    them.here.delete(deleted_here)
-    them.there.delete(deleted_there)
-    assert done(them.sync()) == (2, 2)
-    in_step(them, made - {deleted_here, deleted_there})
-    here, there = ("".join(path.read_text() for path in files(side)) for side in them.aside)
-    assert f"Message-ID: {deleted_there}\n" in here
-    assert f"Message-ID: {deleted_here}\n" in there
+    lost = [[side.find(message), *files(side.path / folder)] for side, message, folder in sides]
+    expected = [
+        {str(path.relative_to(side.path)): path.read_bytes() for path in paths}
+        for (side, *_), paths in zip(sides, lost, strict=True)
+    ]
+    for side, message, folder in sides:
+        made -= {message, *Maildir(side.path / folder).copies()}
+        side.delete(message)
+        remove([side.path / folder])
+    assert done(them.sync()) == (4, 4)
+    in_step(them, made)
+    for transferred in (0, 1):  # what looks through it comes before each run
+        assert done(them.sync()) == (transferred, 0)
+        made.update(deliver(them.here) if not transferred else ())
+        for kept, its in zip(them.aside, reversed(expected), strict=True):
+            found = {str(path.relative_to(kept)): path for path in files(kept)}
+            assert its.items() <= {name: p.read_bytes() for name, p in found.items()}.items()
+            assert {found[name].stat().st_mode & 0o777 for name in its} == {0o400}
 
 
 def files(folder: Path) -> list[Path]:
@@ -423,6 +439,266 @@ def test_all_of_a_few_are_too_many(tmp_path: Path) -> None:
         assert them.here.copies() == dict.fromkeys(made, 1)
 
 
+# --- folders that are gone, or something else ------------------------------------------------
+
+BIG = ".Archive"
+ODD = ".Gr\udcfc\udcdfe"  # no UTF-8
+
+REFUSED = re.compile(
+    r"mail: refused: it would delete (\d+) of (\d+) messages of \S+, gone from \S+;"
+    r" max_deletions allows \d+: none was deleted, all else was done\n"
+    rf"((?:.+\n)*)if that is meant: {REMEDY}\n"
+)
+
+
+@contextmanager
+def filled(folder: Path, name: str = BIG) -> Iterator[Machines]:
+    """Two disks in step: 10 messages that are new, and 20 in a folder; five may be deleted."""
+    with disks(folder / "mail") as them:
+        deliver(them.here, number=10)
+        them.there.create(name)
+        deliver(them.there, number=20, folder=name)
+        assert done(them.sync())[1] == 0
+        yield them
+
+
+def refused(ran: Found) -> tuple[int, int]:
+    """How many would have been deleted, and of how many, by a run that did all else."""
+    its = REFUSED.fullmatch(failed(ran))
+    assert its, ran.stderr
+    assert not its[3], ran.stderr
+    return int(its[1]), int(its[2])
+
+
+def in_its_place(path: Path) -> None:
+    """Have a file where a folder was."""
+    remove([path])
+    path.write_text("no folder")
+
+
+@pytest.mark.parametrize(
+    ("name", "how", "side"),
+    [
+        (BIG, in_its_place, "here"),
+        (BIG, in_its_place, "there"),
+        (ODD, lambda path: remove([path]), "here"),
+        (BIG, lambda path: remove([path / "new"]), "there"),
+    ],
+    ids=["a file here", "a file there", "it here", "its messages there"],
+)
+def test_a_folder_that_is_gone_is_refused_until_it_is_back(
+    tmp_path: Path, name: str, how: Callable[[Path], None], side: str
+) -> None:
+    """However often it is tried; and what else there is to do is done each time."""
+    with filled(tmp_path, name) as them:
+        its, other = (them.here, them.there) if side == "here" else (them.there, them.here)
+        saved = tmp_path / "saved"
+        shutil.copytree(its.path / name, saved)
+        there = {*other.copies()}
+        how(its.path / name)
+        for run in range(3):
+            there.update(deliver(its))
+            assert refused(them.sync()) == (20, 30 + run)
+            assert other.copies() == dict.fromkeys(there, 1)
+        if (its.path / name).is_file():
+            (its.path / name).unlink()
+        shutil.copytree(saved, its.path / name, dirs_exist_ok=True)
+        assert done(them.sync())[1] == 0
+        in_step(them, there)
+
+
+def test_a_folder_that_is_a_link_is_left(tmp_path: Path) -> None:
+    """It was moved to another disk: that is said at each run, and all else is done."""
+    with filled(tmp_path) as them:
+        place, elsewhere = them.here.path / BIG, tmp_path / "elsewhere"
+        made = {*them.there.copies()}
+        place.rename(elsewhere)
+        place.symlink_to(elsewhere)
+        for _ in range(2):
+            made.update(deliver(them.here))
+            ran = them.sync()
+            assert (ran.returncode, ran.stderr) == (
+                0,
+                f"{place}: path {place} is a symbolic link\n",
+            )
+            assert ran.stdout.startswith("mail: 1 transferred, 1 skipped, 0 failed, 0 deleted in ")
+            assert them.there.copies() == dict.fromkeys(made, 1)
+        place.unlink()
+        elsewhere.rename(place)
+        assert done(them.sync())[1] == 0
+        in_step(them, made)
+
+
+def test_a_folder_that_is_not_in_the_record_is_refused(tmp_path: Path) -> None:
+    """Nobody knows how many messages were in it: whatever may be deleted, that is too much."""
+    with disks(tmp_path / "mail") as them:
+        them.configure(them.job(max_deletions='"90%"'))
+        deliver(them.here, number=10)
+        done(them.sync())
+        path = them.state / "sync" / "mail.json"
+        from_before = path.read_text()
+        them.there.create(BIG)
+        deliver(them.there, number=20, folder=BIG)
+        done(them.sync())
+        of_a_run_that_was_killed = json.dumps(json.loads(path.read_text()) | {"files": {}})
+        saved, there = tmp_path / "saved", them.there.files()
+        (them.here.path / BIG).rename(saved)
+        for record in (from_before, of_a_run_that_was_killed, None):
+            if record:
+                path.write_text(record)
+            else:
+                path.unlink()
+            for _ in range(2):
+                assert "; max_deletions allows 0: " in failed(them.sync())
+                assert them.there.files() == there
+        saved.rename(them.here.path / BIG)
+        assert done(them.sync()) == (0, 0)
+        assert them.here.files() == there
+
+
+def test_what_is_no_mail_is_neither_counted_nor_brought_over(tmp_path: Path) -> None:
+    """Were it, then the messages that are gone would be few of many."""
+    with filled(tmp_path) as them:
+        # What a transfer that was cut off leaves of a folder: it goes on there.
+        left = them.here.path / ".unison.cur.0123456789abcdef0123456789abcdef.unison.tmp" / "cur"
+        left.mkdir(parents=True)
+        for number in range(1000):
+            (left / f"{number}:2,S").touch()
+            (them.here.path / f"dovecot.index.{number}").touch()
+        for side in (them.here, them.there):
+            for name in ("dovecot.list.index", "dovecot-uidlist", "dovecot.index.log", "a.lock"):
+                (side.path / BIG / name).write_text(f"{side.path}")
+        assert done(them.sync()) == (0, 0)
+        there = them.there.files()
+        remove(path for folder in ("", BIG) for path in (them.here.path / folder / "new").iterdir())
+        for _ in range(2):
+            assert refused(them.sync()) == (30, 30)
+            assert them.there.files() == there
+
+
+def test_messages_that_get_another_content(tmp_path: Path) -> None:
+    """A disk that was full, say: they are lost as if they were deleted; a few are kept aside."""
+    with filled(tmp_path) as them:
+        paths = sorted((them.there.path / BIG / "new").iterdir())[:6]
+        texts = {path.name: path.read_bytes() for path in paths}
+        here = them.here.files()
+        for path in paths:
+            path.write_bytes(b"")
+        for _ in range(2):
+            assert refused(them.sync()) == (6, 30)
+            assert them.here.files() == here
+        mended = paths.pop()
+        mended.write_bytes(texts.pop(mended.name))
+        assert done(them.sync())[1] == 5
+        kept = {path.name: path.read_bytes() for path in files(them.aside[0])}
+        assert kept == texts
+        assert them.here.files() == them.there.files()
+
+
+def test_what_can_not_be_brought_over_holds_up_nothing(tmp_path: Path) -> None:
+    """Each is said, by its name and with its reason, at each run; beside a refusal, too."""
+    with filled(tmp_path) as them:
+        here = them.here.path
+        conflict, pipes = here / "b", [here / "a", here / "c", here / ".New" / "pipe"]
+
+        def of_pipe(path: Path) -> str:
+            return f"{path}: path {path} has unknown file type\n"
+
+        def ran(*left: str) -> str:
+            made.update(deliver(them.here))
+            ran = them.sync()
+            assert made <= them.there.copies().keys()
+            record = json.loads((them.state / "sync" / "mail.json").read_text())
+            assert (record["end"], record["skipped"], record["failed"]) == (1, len(left), 0)
+            for line in left:
+                assert line in ran.stderr
+            return ran.stdout + ran.stderr
+
+        made = set[str]()
+        os.mkfifo(pipes[0])
+        assert "mail: 1 transferred, 1 skipped, " in ran(of_pipe(pipes[0]))
+        for side in (them.here, them.there):
+            (side.path / conflict.name).write_text(f"{side.path}")
+        os.mkfifo(pipes[1])
+        left = [
+            f"{conflict}: contents changed on both sides\n",
+            of_pipe(pipes[0]),
+            of_pipe(pipes[1]),
+        ]
+        assert "mail: 1 transferred, 3 skipped, " in ran(*left)
+        them.here.create(".New")
+        made.update(deliver(them.here, number=3, folder=".New"))
+        os.mkfifo(pipes[2])
+        assert " 4 skipped, 0 failed, 0 deleted in " in ran(*left, f"{here / '.New'}: ")
+        assert " 4 skipped, 0 failed, 0 deleted in " in ran(*left, of_pipe(pipes[2]))
+
+        there = them.there.copies()
+        remove([here / BIG])
+        assert "refused: it would delete 20 of " in ran(*left, of_pipe(pipes[2]))
+        made.update(deliver(them.there))
+        assert "refused: it would delete 20 of " in ran(*left, of_pipe(pipes[2]))
+        assert there.keys() <= them.there.copies().keys()
+        assert made <= them.here.copies().keys()
+
+
+def test_archives_that_do_not_fit_begin_anew(tmp_path: Path) -> None:
+    """A machine was set up anew, or from an old copy: what is missing on a side comes back."""
+    with filled(tmp_path) as them:
+        archives = sorted((them.folder / "backup" / ".unison" / "zonerw").glob("ar*"))
+        one, other = archives  # of each side
+        old = one.read_bytes()
+        made = {*them.here.copies(), *deliver(them.here, number=5)}
+        done(them.sync())
+        spoilt: Mapping[str, Callable[[], object]] = {
+            "from an old copy": lambda: one.write_bytes(old),
+            "emptied": lambda: other.write_bytes(b""),
+            "cut off": lambda: one.write_bytes(one.read_bytes()[:50]),
+            "one is gone": other.unlink,
+            "both": lambda: remove(archives),
+        }
+        for how, spoil in spoilt.items():
+            spoil()
+            them.here.delete(next(iter(them.here.copies())))
+            them.there.delete(next(reversed(them.there.copies())))
+            ran = them.sync()
+            assert (ran.returncode, ran.stderr) == (0, ""), how
+            assert ran.stdout.startswith("mail: 2 transferred, 0 skipped, 0 failed, 0 deleted in ")
+            anew = "the two sides' archives do not fit together: begun anew, nothing was deleted\n"
+            assert ran.stdout.endswith(anew) == (how != "both"), how
+            in_step(them, made)
+        assert done(them.sync()) == (0, 0)
+
+
+def test_archives_that_do_not_fit_and_the_other_side_missing(tmp_path: Path) -> None:
+    """A machine was set up anew, but for its mail: a disk that is not mounted is not filled."""
+    with filled(tmp_path) as them:
+        here = them.here.files()
+        for archive in (them.folder / "backup" / ".unison" / "zonerw").glob("ar*"):
+            archive.unlink()
+        remove([them.there.path])
+        for words in ((), ("--allow-deletions",)):
+            why = failed(them.sync(*words))
+            assert why == f"mail: refused: {them.root} is missing; is it mounted?\n"
+            assert not them.there.path.exists()
+        assert them.here.files() == here
+
+
+def test_a_pair_that_hangs_leaves_time_for_the_next(tmp_path: Path) -> None:
+    """Each of several users' mail has its part of the time."""
+    with disks(tmp_path / "mail") as them:
+        ssh = them.folder / "bin" / "ssh"
+        ssh.parent.mkdir()
+        ssh.write_text("#!/bin/sh\ncat >/dev/null; exit\n")
+        ssh.chmod(0o755)
+        hangs = Maildir(tmp_path / "hangs")
+        hangs.create()
+        pairs = [[str(hangs.path), "ssh://main//nowhere"], [str(them.here.path), them.root]]
+        them.configure(f'[sync.mail]\nunison = {json.dumps(pairs)}\ntimeout = "8s"\n')
+        made = deliver(them.here, number=5)
+        assert failed(them.sync()).startswith("mail: failed: no end within 4 s")
+        in_step(them, made)
+
+
 # --- what ends in the middle ----------------------------------------------------------------
 
 # Copying these takes a while.
@@ -466,6 +742,7 @@ def test_killed_in_the_middle(them: Machines, victim: str, number: signal.Signal
     assert "Traceback" not in ran.stderr
     assert them.here.copies() != them.there.copies()
     wait_for(lambda: not them.processes(), GONE_SECONDS, "all the rest of it to end")
+    assert not json.loads((them.state / "sync" / "mail.json").read_text())["files"]
 
     done(them.sync())
     in_step(them, before.union(*made))
@@ -755,7 +1032,8 @@ def site(both: Site) -> Iterator[Site]:
     both.stack.parts["web-main"].start()
     both.stack.parts["actions"].start()
     everywhere(both.stack, both.stack.main)
-    done(both.by_hand())
+    both.by_hand("--allow-deletions")  # perhaps after the daemon's own
+    both.at_rest()
 
 
 @pytest.mark.parametrize("sshd", ["sshd down too", "web server alone"])
@@ -825,7 +1103,15 @@ def test_a_run_by_hand_beside_the_daemon(site: Site) -> None:
     assert failed(site.by_hand()).startswith("mail: refused: ")
     assert site.metric("refused_deletions") == number
     assert site.metric("deleted_total") == deleted
-    assert "refused" in site.them.run(*zonerw("status"), **site.configured).stdout
+    status = site.them.run(*zonerw("status"), **site.configured).stdout
+    assert "mail is in step but for deletions, refused: it would delete" in status
+    skipped = site.metric("skipped")
+    with main_down(site.them):
+        assert failed(site.by_hand()).startswith("mail: failed: ")
+    # It did not come so far as to see: what was refused still is.
+    assert (site.metric("refused_deletions"), site.metric("skipped")) == (number, skipped)
+    told = site.them.run(*zonerw("status", "--json"), **site.configured).stdout
+    assert json.loads(told)["sync"]["mail"]["too_many"] == number
     assert done(site.by_hand("--allow-deletions"))[1] == number
     assert site.metric("refused_deletions") == 0
     assert site.metric("deleted_total") == deleted + number

@@ -312,6 +312,7 @@ def home(tmp_path: Path) -> Home:
     for path in (mail, aside, *left):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("hello")
+        path.chmod(0o600)
         os.utime(path, LONG_AGO)
     return Home(tmp_path, mail, left, aside)
 
@@ -320,6 +321,24 @@ def test_what_was_just_left_stays_whatever_its_time(home: Home) -> None:
     """A run of right now may still write to it; what was put aside just now is an old message."""
     home.serve(SERVER)
     assert all(path.exists() for path in (home.mail, home.aside, *home.left))
+    assert mode(home.aside) == 0o400
+    assert mode(home.mail) == 0o600
+    home.serve(SERVER)
+    assert home.aside.exists()
+
+
+def test_what_is_put_aside_is_kept_from_when_it_is_first_seen(home: Home) -> None:
+    """A folder is put aside with all its times, ctime too: a long time before that is nothing."""
+    home.serve(later(SERVER).replace("chmod a-w", "true"))
+    assert home.aside.exists()
+    home.aside.chmod(0o400)
+    home.serve(later(SERVER).replace("chmod a-w", "true"))
+    assert not home.aside.exists()
+
+
+def mode(path: Path) -> int:
+    """Who may do what with it."""
+    return path.stat().st_mode & 0o777
 
 
 def test_what_was_left_goes_in_the_end_and_nothing_else(home: Home) -> None:

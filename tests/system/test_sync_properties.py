@@ -5,12 +5,14 @@ As a soak the same with more stories.
 """
 
 import contextlib
+import itertools
 import json
+import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -31,6 +33,27 @@ DEEDS: Mapping[str, Callable[[Maildir, str], None]] = {
     "move": lambda maildir, message: maildir.move(message, ".Sent"),
     "delete": lambda maildir, message: maildir.delete(message),
 }
+FOLDER_DEEDS = ("make a folder", "rename a folder", "delete a folder")
+# What may befall all messages of a side at once.
+LOSSES: Mapping[str, Callable[[Maildir], None]] = {
+    "lose all messages": lambda maildir: each(Path.unlink, files_of(maildir)),
+    "lose all folders": lambda maildir: each(shutil.rmtree, maildir.path.iterdir()),
+    "lose all texts": lambda maildir: each(lambda path: path.write_bytes(b""), files_of(maildir)),
+}
+SUBFOLDERS = (".Work", ".Play")
+
+
+def files_of(maildir: Maildir) -> list[Path]:
+    """The files of all messages."""
+    return list(itertools.chain.from_iterable(maildir.messages().values()))
+
+
+def each(act: Callable[[Path], object], paths: Iterable[Path]) -> None:
+    """Do it to each."""
+    for path in list(paths):
+        act(path)
+
+
 # From the start of a run: between two disks it takes a fifth of a second.
 KILLED_SECONDS = (0.0, 0.5)
 
@@ -57,8 +80,14 @@ _killed = st.builds(
     after=st.floats(*KILLED_SECONDS),
     victim=st.sampled_from(["zonerw-unison", "unison", "all"]),
 )
+_folder = st.builds(
+    Step, st.sampled_from([*FOLDER_DEEDS]), _side, st.integers(0, 30), st.floats(*KILLED_SECONDS)
+)
+_lost = st.builds(Step, st.sampled_from([*LOSSES]), _side)
 stories = st.lists(
-    st.one_of(_deliver, _deliver, _deed, _deed, _deed, _sync, _killed), min_size=8, max_size=30
+    st.one_of(_deliver, _deliver, _deed, _deed, _deed, _sync, _killed, _folder, _lost),
+    min_size=8,
+    max_size=30,
 )
 
 
@@ -96,7 +125,7 @@ class World:
 
     them: Machines
     model: Model = field(default_factory=Model)
-    messages: Mapping[str, int] | None = None
+    files: Mapping[str, int] | None = None
 
     def live(self, step: Step) -> None:
         """Let it happen."""
@@ -104,6 +133,10 @@ class World:
             self.model.ran(all_done=self.sync())
         elif step.what == "killed":
             self.model.ran(all_done=self.sync(step))
+        elif step.what in FOLDER_DEEDS:
+            self._folder_deed(step)
+        elif step.what in LOSSES:
+            self._loss(step)
         else:
             self._deed(step)
 
@@ -120,11 +153,64 @@ class World:
             return
         self.model.deed(message, step.side, step.what)
 
+    def _side(self, step: Step) -> tuple[Maildir, Maildir]:
+        """The side where it happens, and the other."""
+        here, there = self.them.here, self.them.there
+        return (here, there) if step.side == "here" else (there, here)
+
+    def _at_rest(self) -> None:
+        """Have all done, so that what comes next meets no change on the other side."""
+        assert self.sync(allow=True)
+        self.model.ran(all_done=True)
+
+    def _folder_deed(self, step: Step) -> None:
+        """Between two runs, one of which is killed: else folders differ, for a person to settle."""
+        self._at_rest()
+        its, _ = self._side(step)
+        one, other = SUBFOLDERS if (its.path / SUBFOLDERS[0]).exists() else SUBFOLDERS[::-1]
+        messages = [*Maildir(its.path / one).messages()]
+        match step.what:
+            case "make a folder":
+                its.create(one)
+                message = f"{one}-{len(self.model.delivered)}"
+                its.deliver(message, one)
+                self.model.delivered.add(message)
+                self.model.deed(message, step.side, "deliver")
+            case "rename a folder" if (its.path / one).exists():
+                shutil.rmtree(its.path / other, ignore_errors=True)
+                (its.path / one).rename(its.path / other)
+                for message in messages:
+                    self.model.deed(message, step.side, "move")
+            case "delete a folder" if (its.path / one).exists():
+                shutil.rmtree(its.path / one)
+                for message in messages:
+                    self.model.deed(message, step.side, "delete")
+        self.sync(replace(step, victim="all"))
+        self._at_rest()
+
+    def _loss(self, step: Step) -> None:
+        """It is refused, then and later, whatever is known; and once it is undone, all goes on."""
+        self._at_rest()
+        its, other = self._side(step)
+        before = other.files()
+        if len(before) < 2:
+            return  # who has one message may delete it
+        saved = its.path.with_name("saved")
+        shutil.copytree(its.path, saved)
+        LOSSES[step.what](its)
+        for _ in range(2):
+            assert not self.sync()
+            assert other.files() == before
+        shutil.rmtree(its.path)
+        saved.rename(its.path)
+        self._at_rest()
+        assert its.files() == before
+
     def sync(self, killed: Step | None = None, *, allow: bool = False) -> bool:
         """Run once as sync does; whether all was done."""
         remote = self.them.root
         pair = Pair(
-            str(self.them.here.path), remote, "backup", SYNC_SECONDS, 0.5, allow, self.messages
+            str(self.them.here.path), remote, "backup", SYNC_SECONDS, 0.5, allow, self.files
         )
         with subprocess.Popen(
             [str(Path(sys.executable).with_name("zonerw-unison"))],
@@ -151,8 +237,8 @@ class World:
             assert killed, said
             return False
         assert killed or result["outcome"] in ("done", "refused"), result
-        if result["messages"] is not None:
-            self.messages = result["messages"]
+        if result["files"] is not None:
+            self.files = result["files"]
         return result["outcome"] == "done" and not result["skipped"]
 
     def _victims(self, victim: str, run: int) -> list[int]:

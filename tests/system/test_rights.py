@@ -525,6 +525,36 @@ def test_mail_is_kept_in_step_from_the_unit(
     assert strangers(machines) == []
 
 
+def test_what_vmail_can_not_read_holds_up_nothing(
+    machines: Machines, mail: tuple[Maildir, Maildir]
+) -> None:
+    """A message and a folder, beside a conflict: left on its side, and named."""
+    here, there = mail
+    sync(machines, service(UNIT, DROP_IN))
+    there.create(".Closed")
+    closed = there.path / ".Closed" / "new"
+    own(machines)
+    sync(machines, service(UNIT, DROP_IN))
+    for maildir in mail:
+        (maildir.path / "subscriptions").write_text(f"{maildir.path}")
+    there.deliver("of root", ".Closed")
+    unread = there.deliver("of root too")
+    here.deliver("goes on")
+    there.deliver("goes on too")
+    own(machines)
+    for path in (closed, unread):
+        os.chown(path, 0, 0)
+        path.chmod(0o700)
+    said = machines.backup.run(*in_the_unit(service(UNIT, DROP_IN), "zonerw", "sync", "mail"))
+    assert said.returncode == 0
+    assert " 3 skipped, 0 failed, 0 deleted in " in said.stdout
+    for path in ("subscriptions", ".Closed/new", f"new/{unread.name}"):
+        assert f"{MAIL}/{path}: " in said.stderr
+    assert "Permission denied" in said.stderr
+    both = {"of 0", "of 1", "goes on", "goes on too"}
+    assert both == here.messages().keys() == there.messages().keys() - {"of root", "of root too"}
+
+
 def test_what_is_deleted_is_kept_aside_where_it_was(
     machines: Machines, mail: tuple[Maildir, Maildir]
 ) -> None:

@@ -37,7 +37,7 @@ FOLDER_DEEDS = ("make a folder", "rename a folder", "delete a folder")
 # What may befall all messages of a side at once.
 LOSSES: Mapping[str, Callable[[Maildir], None]] = {
     "lose all messages": lambda maildir: each(Path.unlink, files_of(maildir)),
-    "lose all folders": lambda maildir: each(shutil.rmtree, maildir.path.iterdir()),
+    "lose all folders": lambda maildir: each(shutil.rmtree, maildir.path.glob("[!t]*")),  # but tmp
     "lose all texts": lambda maildir: each(lambda path: path.write_bytes(b""), files_of(maildir)),
 }
 SUBFOLDERS = (".Work", ".Play")

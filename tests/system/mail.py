@@ -147,7 +147,8 @@ class Maildir:
         for name in ("new", "cur"):
             for path in sorted(self.path.glob(f"**/{name}/*")):
                 if not path.match(TEMPORARY):
-                    found.setdefault(_id(path), []).append(path)
+                    with suppress(FileNotFoundError):  # moved or deleted meanwhile
+                        found.setdefault(_id(path), []).append(path)
         return found
 
     def copies(self) -> dict[str, int]:

@@ -9,8 +9,10 @@ these two, so they load little; what another command needs is loaded when it is 
 import logging
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Annotated, NoReturn
 
 import typer
@@ -213,13 +215,15 @@ def _sync(config: Config, name: str, *, allow: bool) -> int:
     def waits() -> None:
         typer.echo(f"{name}: waiting for a run that another process has begun", err=True)
 
-    # What it has begun is ended with it, as by Ctrl-C.
-    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
+    stop = Stop()
     try:
-        run = jobs.run(name, Stop(), allow=allow, waits=waits)
+        with _told_by_signals(stop) as signals:
+            run = jobs.run(name, stop, allow=allow, waits=waits)
     except StateError as error:
         typer.echo(error, err=True)
         return 1
+    if signals:
+        return 128 + signals[0]
     its = run.result
     done = its.outcome == "done"
     typer.echo(f"{name}: {_ran(run)}", err=not done)
@@ -228,6 +232,25 @@ def _sync(config: Config, name: str, *, allow: bool) -> int:
     if its.allowable:
         typer.echo(f"if that is meant: zonerw sync {name} --allow-deletions", err=True)
     return 0 if done else 1
+
+
+@contextmanager
+def _told_by_signals(stop: Stop) -> Iterator[list[int]]:
+    """End what was begun in good order; where nothing was, end at once. Says which have come."""
+    came = list[int]()
+
+    def end(number: int, _frame: FrameType | None) -> None:
+        came.append(number)
+        stop.tell()
+        if not stop.ends_something:
+            sys.exit(128 + number)
+
+    before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield came
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _ran(run: sync.Run) -> str:

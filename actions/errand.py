@@ -30,6 +30,7 @@ class Stop:
 
     def __init__(self) -> None:
         self.file = os.eventfd(0, os.EFD_CLOEXEC)  # readable, for ever, from when it is told
+        self.ends_something = False  # whether a program is under way
 
     def tell(self) -> None:
         """End them."""
@@ -66,6 +67,7 @@ def run(
     It holds `lock`, an open file, too: were we killed, nobody begins beside what is left of it.
     Not for programs that leave others behind: these would hold it, too.
     """
+    stop.ends_something = True
     if shutil.which(command[0]) is None:
         return Ended(cut_off=f"no such program: {command[0]}")
     pipe = subprocess.PIPE

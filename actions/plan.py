@@ -5,6 +5,7 @@ character, so that whatever is in a name is told from every other.
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -92,32 +93,46 @@ class Loss:
         return self.gone + self.going
 
     @classmethod
-    def of(cls, plan: Iterable[Row], before: Files, known: Files | None) -> "Loss":
+    def of(
+        cls,
+        plan: Iterable[Row],
+        before: Files,
+        known: Files | None,
+        here: Mapping[str, int] | None = None,
+    ) -> "Loss":
         """Count what a plan takes away, by what is below the local folder now, and was when known.
 
         A message whose flags change is deleted by one name and new by another: it is none that
-        vanishes. A message does not change: another content takes it away. So does a file in place
-        of a folder, with all that is in that.
+        vanishes, nor is one that is there by another name already (so many are `here`, by their
+        names before the flags). A message does not change: another content takes it away. So does
+        a file in place of a folder, with all that is in that.
         """
         plan = tuple(plan)
-        alive = {(row.way, _message(row.path)) for row in plan if row.new}
         last = known or {}
-        sizes = {
-            row: _below(row.path, last if row.way == "---->" else before)
-            for row in plan
-            if row.deleted or _takes_away(row, last if row.way == "---->" else before)
-        }
-        rows = frozenset(
-            row for row in sizes if not row.deleted or (row.way, _message(row.path)) not in alive
-        )
-        gone = sum(sizes[row] for row in rows if row.way == "---->")
-        going = sum(sizes[row] for row in rows if row.way == "<----")
-        missing = sum(n for row, n in sizes.items() if row.way == "---->" and not _over(row))
-        arrived = sum(_below(row.path, before) for row in plan if row.way == "---->" and row.new)
-        both = sum(before.values()) + missing - arrived  # what both sides had after the last run
-        everything = both > 1 and max(gone, going) >= both
-        unknown = any(row.deleted and _is_unknown(row, known) for row in rows)
-        return cls(rows, gone, going, both, everything or unknown)
+        there = {row: last if row.way == "---->" else before for row in plan}
+        taken = [row for row in plan if row.deleted or _takes_away(row, there[row])]
+        living = Counter(here or {})
+        living.subtract(_message(row.path) for row in taken if row.deleted and row.way == "<----")
+        alive = {(row.way, _message(row.path)) for row in plan if row.new}
+
+        def lives_on(row: Row) -> bool:
+            name = _message(row.path)
+            return row.deleted and ((row.way, name) in alive or living[name] > 0)
+
+        rows = frozenset(row for row in taken if not lives_on(row))
+        everything = any(row.deleted and _is_unknown(row, known) for row in rows)
+        gone = going = both = 0
+        # Also where all mail vanishes, and another file is left.
+        for count in (_mail_below, _below):
+            gone = sum(count(row.path, last) for row in rows if row.way == "---->")
+            going = sum(count(row.path, before) for row in rows if row.way == "<----")
+            missing = [row for row in taken if row.way == "---->" and not _over(row)]
+            arrived = [row for row in plan if row.way == "---->" and row.new]
+            both = count("", before)  # what both sides had after the last run
+            both += sum(count(row.path, last) for row in missing)
+            both -= sum(count(row.path, before) for row in arrived)
+            everything |= both > 1 and max(gone, going) >= both
+        return cls(rows, gone, going, both, everything)
 
     def told(self, local: str, remote: str) -> str:
         """What would be deleted where, and why."""
@@ -164,8 +179,18 @@ def _message(path: str) -> str:
 
 
 def _below(path: str, files: Files) -> int:
-    """How many messages a path stands for: those below, if it is a folder, else one."""
+    """How many files a path stands for: those below, if it is a folder, else one."""
     folder = f"{path}/" if path else ""
     if path and folder not in files:
         return 1
     return sum(number for name, number in files.items() if name.startswith(folder))
+
+
+def _mail_below(path: str, files: Files) -> int:
+    """How many of these are messages."""
+    folder = f"{path}/" if path else ""
+    if path and folder not in files:
+        return int(_is_message(path))
+    return sum(
+        number for name, number in files.items() if name.startswith(folder) and _is_message(name)
+    )

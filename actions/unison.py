@@ -19,10 +19,12 @@ import json
 import os
 import re
 import selectors
+import signal
 import stat
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -349,7 +351,8 @@ class _Talk:
                 all_of_them = sum(self._before.values())
                 self._give_up(Result("refused", reason, too_many=all_of_them), b"q\n")
                 return
-            loss = Loss.of(plan, self._before, self._pair.files)
+            here = _names(self._pair.local) if any(row.deleted for row in plan) else {}
+            loss = Loss.of(plan, self._before, self._pair.files, here)
             if not self._pair.allow and loss.is_too_much(self._pair.share):
                 self._withheld = loss
                 self._skipping = {(row.way, row.path) for row in loss.rows}
@@ -394,9 +397,10 @@ class _Talk:
 
 def _end(unison: subprocess.Popen[bytes]) -> None:
     """See Unison ended: by itself, told to, or by force."""
-    for end in (None, unison.terminate, unison.kill):
-        if end:
-            end()
+    for sent in (None, signal.SIGTERM, signal.SIGKILL):
+        if sent:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(unison.pid, sent)  # and ssh, which may hold what it has inherited
         with contextlib.suppress(subprocess.TimeoutExpired):
             unison.communicate(timeout=_END_SECONDS)
             return
@@ -482,6 +486,16 @@ def _tally(root: str) -> dict[str, int]:
         if kind not in ("cur", "new", "tmp"):
             files |= {f"{place}/{name}" if place else name: 1 for name in kept}
     return files
+
+
+def _names(root: str) -> Counter[str]:
+    """How often each message is there, by its name before the flags."""
+    return Counter(
+        name.decode("latin-1").partition(":2,")[0]
+        for folder, _, names in os.walk(os.fsencode(root))
+        if folder.endswith((b"/cur", b"/new"))
+        for name in names
+    )
 
 
 def _is_kept(folder: bytes, name: bytes) -> bool:

@@ -191,6 +191,26 @@ def test_it_is_told_where_they_are_gone_from() -> None:
     )
 
 
+def test_all_mail_is_too_much_though_another_file_is_left() -> None:
+    """A list of subscriptions is no mail."""
+    plan = [gone(f"cur/{n}") for n in range(4)]
+    files = {"subscriptions": 1, "cur/": 4}
+    assert Loss.of(plan, {**files, "cur/": 0}, files).is_too_much(0.05)
+    assert not Loss.of(plan, {**files, "cur/": 1}, {**files, "cur/": 5}).is_too_much(0.05)
+
+
+@pytest.mark.parametrize("way", ["---->", "<----"])
+def test_a_message_that_was_there_twice_lives_on(way: Way) -> None:
+    """It was read while Unison looked: it came by its new name, and now its old one goes."""
+    plan = [gone(f"new/{n}", way) for n in range(20)]
+    here = {f"{n}": 2 if way == "<----" else 1 for n in range(20)}
+    before = {"cur/": 30, "new/": 20 if way == "<----" else 0}
+    files = {"cur/": 30, "new/": 20}
+    assert Loss.of(plan, before, files, here).vanishing == 0
+    once = {name: number - 1 for name, number in here.items()}
+    assert Loss.of(plan, before, files, once).vanishing == 20
+
+
 def test_a_folder_of_which_nothing_is_known_is_too_much() -> None:
     """The record is lost, and a folder gone: nobody knows how many messages were in it."""
     assert Loss.of([gone(".Sent")], FULL, None).is_too_much(1.0)

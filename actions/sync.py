@@ -79,8 +79,9 @@ class Jobs:
                 for pair in _pairs(name, job, last, clock + job.timeout, allow=allow):
                     come_to = come_to.and_of(pair, _keep_in_step(pair, lock, stop))
             else:
-                come_to = _Sum(_command(job, stop))
-            self._records.put(name, _record(come_to.result, come_to.files, last, began))
+                result = _command(job, stop)
+                come_to = _Sum(result, result.outcome == "done")
+            self._records.put(name, _record(come_to, last, began))
         seconds = round(time.monotonic() - clock, 3)
         run = Run(come_to.result, seconds, counts=isinstance(job, UnisonJob))
         _tell(name, run)
@@ -168,9 +169,10 @@ _Files = Mapping[str, Files]
 
 @dataclass(frozen=True)
 class _Sum:
-    """What a job comes to, pair after pair."""
+    """What a job comes to, pair after pair; whether each got through, but for refused deletions."""
 
     result: Result = field(default_factory=lambda: Result("done", end=0))
+    through: bool = True
     files: _Files = field(default_factory=dict)
 
     def and_of(self, pair: Pair, its: Result) -> "_Sum":
@@ -189,6 +191,7 @@ class _Sum:
                 {**so_far.skipped, **_below(pair.local, its.skipped)},
                 {**so_far.failed, **_below(pair.local, its.failed)},
             ),
+            self.through and (its.outcome == "done" or (its.allowable and not its.failed)),
             {**self.files, **({_key(pair): its.files} if its.files is not None else {})},
         )
 
@@ -198,15 +201,14 @@ def _below(root: str, paths: Mapping[str, str]) -> dict[str, str]:
     return {path.encode(errors="replace").decode(): why for path, why in shown.items()}
 
 
-def _record(result: Result, files: _Files, last: SyncRecord | None, began: datetime) -> SyncRecord:
-    now = datetime.now(UTC)
+def _record(come_to: _Sum, last: SyncRecord | None, began: datetime) -> SyncRecord:
+    result, now = come_to.result, datetime.now(UTC)
     done = result.outcome == "done"
-    through = done or (result.allowable and not result.failed)  # all else was done
     paths = {**result.failed, **result.skipped}
     record = SyncRecord(
         since=last.since if last else began,
         ended=now,
-        succeeded=now if through else last.succeeded if last else None,
+        succeeded=now if come_to.through else last.succeeded if last else None,
         outcome=result.outcome,
         reason=result.reason,
         seconds=round((now - began).total_seconds(), 3),
@@ -220,7 +222,7 @@ def _record(result: Result, files: _Files, last: SyncRecord | None, began: datet
         failures_total=(not done) + (last.failures_total if last else 0),
         transferred_total=result.transferred + (last.transferred_total if last else 0),
         deleted_total=result.deleted + (last.deleted_total if last else 0),
-        files=files,
+        files=come_to.files,
     )
     if last and result.outcome == "failed" and not result.failed:
         # It did not come so far as to see: what was left, or refused, still is.

@@ -281,6 +281,11 @@ def test_a_pair_that_is_refused_holds_up_no_other(tmp_path: Path) -> None:
         made = deliver(them.here, number=5)
         assert f"{lost} is missing" in failed(them.sync())
         in_step(them, made)
+        for message in made:
+            them.here.delete(message)
+        assert "if that is meant" in failed(them.sync())
+        record = json.loads((them.folder / "state" / "sync" / "mail.json").read_text())
+        assert (record["too_many"], record["succeeded"]) == (5, None)  # not all got through
 
 
 # --- what may not be deleted ----------------------------------------------------------------

@@ -155,14 +155,14 @@ def test_a_dead_nameserver_keeps_no_other_from_answering(start_nsd: StartNsd) ->
     with Responder(silent) as dead:
         started = time.monotonic()
         pointers = {zone: pointer(f"ns1.{zone}.") for zone in zones}
-        answers = ask_all({"ns1": nsd, "ns2": dead.nameserver}, zones, pointers, 0.6)
+        answers = ask_all({"ns1": nsd, "ns2": dead.nameserver}, zones, pointers, 2.0)
         seconds = time.monotonic() - started
     assert list(answers) == ["ns1", "ns2"]
     assert {type(answer) for answer in answers["ns1"].serials.values()} == {Serial}
     assert answers["ns1"].addresses == {zone: {ip_address("192.0.2.1")} for zone in zones}
     assert answers["ns2"].serials == dict.fromkeys(zones, NoSerial("timeout"))
     assert answers["ns2"].addresses == {}
-    assert 0.6 <= seconds < 0.6 + SLACK
+    assert 2.0 <= seconds < 2.0 + SLACK
 
 
 def test_an_address_that_nsd_does_not_serve_is_absent(start_nsd: StartNsd) -> None:

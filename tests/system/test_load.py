@@ -16,7 +16,7 @@ from demo.stack import Stack, http, wait_for
 
 CLIENTS = 200
 FILES = 256  # systemd gives a program 1024 at first
-WARM_UP_SECONDS = 1.0
+WARM_UP_SECONDS = 2.0
 SECONDS = 3.0
 
 # Of a few thousand posts: a leak of a body for each would be more.

@@ -329,10 +329,10 @@ def test_what_was_just_left_stays_whatever_its_time(home: Home) -> None:
 
 def test_what_is_put_aside_is_kept_from_when_it_is_first_seen(home: Home) -> None:
     """A folder is put aside with all its times, ctime too: a long time before that is nothing."""
-    home.serve(later(SERVER).replace("chmod a-w", "true"))
+    home.serve(later(SERVER).replace("chmod 400", "true"))
     assert home.aside.exists()
     home.aside.chmod(0o400)
-    home.serve(later(SERVER).replace("chmod a-w", "true"))
+    home.serve(later(SERVER).replace("chmod 400", "true"))
     assert not home.aside.exists()
 
 
